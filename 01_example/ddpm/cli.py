@@ -1,0 +1,69 @@
+"""The command line that all scripts share: checks of the values, errors of one line."""
+import argparse
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with the script's docstring as help, defaults shown, errors of one line (exit 2)."""
+
+    def __init__(self, doc: str):
+        super().__init__(description=doc, formatter_class=_Formatter, allow_abbrev=False)
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    pass
+
+
+def count(text: str) -> int:
+    """A flag's value that counts something: an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a count of at least 1")
+    return value
+
+
+def seed(text: str) -> int:
+    """A flag's value that seeds a generator: an integer from 0 to 2^32 - 1 (all that it uses)."""
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {2**32 - 1}")
+    return value
+
+
+def positive(text: str) -> float:
+    """A flag's value that is a finite number above 0."""
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
+    return value
+
+
+def fraction(text: str) -> float:
+    """A flag's value that is a number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def run(main: Callable[[], None]) -> None:
+    """Calls main; what a user can mend ends in one line on stderr and an exit status, no traceback.
+
+    Every file problem is an OSError here: 1. Ctrl-C: 130. (Bad usage has left through Parser: 2.)
+    """
+    name = Path(sys.argv[0]).name
+    try:
+        main()
+    except (OSError, FloatingPointError) as error:
+        system = getattr(error, "strerror", None)
+        line = f"{system}: {error.filename}" if system else str(error)
+        sys.exit(f"{name}: {line}")
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,85 @@
+"""What both sample.py scripts share around their samplers: flags, batches, the files written."""
+import argparse
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cli import Parser, count, seed
+from data import to_uint8
+from ddpm import EpsModel, noise_like
+from device import device
+from files import prepare, write
+from picture import gif, grid, png
+
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "mnist.safetensors"
+BATCH = 250      # images drawn at once: memory does not grow with --n
+FRAMES = 48      # of an animation, whatever the number of steps
+
+Sampler = Callable[[EpsModel, Tensor, Tensor, torch.Generator], Iterator[Tensor]]
+
+
+def sampling_parser(doc: str) -> Parser:
+    """The flags that every sampler has."""
+    parser = Parser(doc)
+    parser.add_argument("--weights", type=Path, default=WEIGHTS,
+                        help="a model.safetensors of train.py")
+    parser.add_argument("--n", type=count, default=64, help="number of images")
+    parser.add_argument("--out", type=Path, default=Path("samples.png"),
+                        help="a .png, or a .npy for the raw uint8 array (N, H, W)")
+    parser.add_argument("--animate", type=Path, metavar="FILE.gif",
+                        help="also film the first 64 images on their way from noise to digits")
+    parser.add_argument("--seed", type=seed, default=0, help="of the noise")
+    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or mps")
+    return parser
+
+
+def prepare_outputs(args: argparse.Namespace, parser: Parser) -> None:
+    """Refuses file names of another kind (exit 2) and folders that cannot be written (OSError)."""
+    if args.out.suffix not in (".png", ".npy"):
+        parser.error(f"--out ends in .png or .npy, not {args.out.name}")
+    if args.animate and args.animate.suffix != ".gif":
+        parser.error(f"--animate ends in .gif, not {args.animate.name}")
+    for path in filter(None, (args.out, args.animate)):
+        prepare(path)
+
+
+def generate(sampler: Sampler, steps: int, eps_model: EpsModel, alpha_bar: Tensor, n: int,
+             size: int, seed: int, device: torch.device) -> tuple[Tensor, list[Tensor]]:
+    """n images drawn in batches: uint8 (n, 1, size, size), and FRAMES states of the first 64.
+
+    The noise comes from a generator on the CPU, so that one seed means one picture on any device.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    images, frames = [], []
+    batches = [min(BATCH, n - start) for start in range(0, n, BATCH)]
+    with tqdm(total=steps * len(batches), unit="step", desc="sampling", leave=False) as bar:
+        for batch in batches:
+            x_T = noise_like(torch.empty(batch, 1, size, size, device=device), generator)
+            filming = not images
+            if filming:
+                frames.append(to_uint8(x_T[:64]))
+            for i, x in enumerate(sampler(eps_model, alpha_bar, x_T, generator), 1):
+                if filming and i * FRAMES // steps > (i - 1) * FRAMES // steps:
+                    frames.append(to_uint8(x[:64]))
+                bar.update()
+            images.append(to_uint8(x).cpu())
+    return torch.cat(images), frames
+
+
+def save(images: Tensor, frames: list[Tensor], args: argparse.Namespace) -> None:
+    """Writes --out, and --animate if it is given, and says so."""
+    if args.out.suffix == ".npy":
+        buffer = io.BytesIO()
+        np.save(buffer, images[:, 0].numpy())
+        write(args.out, buffer.getvalue())
+    else:
+        write(args.out, png(grid(images)))
+    print(f"{len(images)} images: {args.out}")
+    if args.animate:
+        write(args.animate, gif([grid(frame) for frame in frames]))
+        print(f"their way from noise: {args.animate}")

@@ -1,0 +1,36 @@
+"""Pictures of many small images: a grid as PNG, a sequence of grids as an animated GIF."""
+import io
+import math
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+
+def grid(images: Tensor, scale: int = 2) -> Image.Image:
+    """uint8 images (N, 1, H, W) in a square with grey lines between, each pixel scale x scale."""
+    n, _, height, width = images.shape
+    columns = math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    canvas = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1), 96, dtype=np.uint8)
+    for i, image in enumerate(images[:, 0].cpu().numpy()):
+        top, left = 1 + i // columns * (height + 1), 1 + i % columns * (width + 1)
+        canvas[top:top + height, left:left + width] = image
+    return Image.fromarray(canvas.repeat(scale, axis=0).repeat(scale, axis=1))
+
+
+def png(picture: Image.Image) -> bytes:
+    """The picture as the content of a PNG file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "png", optimize=True)
+    return buffer.getvalue()
+
+
+def gif(pictures: list[Image.Image], seconds: float = 4.0, pause: float = 2.0) -> bytes:
+    """The pictures as the content of a GIF that runs for ever and rests on the last one."""
+    each = 1000 * seconds / len(pictures)
+    durations = [each] * (len(pictures) - 1) + [1000 * pause]
+    buffer = io.BytesIO()
+    pictures[0].save(buffer, "gif", save_all=True, append_images=pictures[1:], loop=0,
+                     duration=durations)
+    return buffer.getvalue()

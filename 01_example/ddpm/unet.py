@@ -1,0 +1,104 @@
+r"""The U-Net: a network that looks at a noisy image x_t and its time t and names the noise in it.
+
+Two resolutions, one residual block on each side of each, attention only on the small maps. The
+image enters folded: each 2 x 2 square of pixels becomes one position with four channels
+(`pixel_unshuffle`), which costs no information and a quarter of the arithmetic.
+"""
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def zero(layer: nn.Module) -> nn.Module:
+    """The layer with all its parameters set to 0: a residual branch that starts as the identity."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def time_embedding(t: Tensor, dim: int) -> Tensor:
+    """Sines and cosines of t (N,) at dim / 2 frequencies from 1 down to 1 / 10,000: (N, dim)."""
+    frequencies = torch.exp(torch.arange(dim // 2, device=t.device) * (-math.log(1e4) / (dim // 2)))
+    angles = t[:, None].float() * frequencies           # (N, dim / 2): one row per image
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class ResBlock(nn.Module):
+    """x + conv(SiLU(norm(conv(SiLU(norm(x)))))), the second norm scaled and shifted by the time."""
+
+    def __init__(self, c_in: int, c_out: int, c_time: int):
+        super().__init__()
+        self.norm_1, self.norm_2 = nn.GroupNorm(1, c_in), nn.GroupNorm(1, c_out)
+        self.conv_1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.conv_2 = zero(nn.Conv2d(c_out, c_out, 3, padding=1))
+        self.modulate = nn.Linear(c_time, 2 * c_out)
+        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        h = self.conv_1(F.silu(self.norm_1(x)))
+        scale, shift = self.modulate(time)[:, :, None, None].chunk(2, dim=1)   # (N, c_out, 1, 1)
+        h = self.conv_2(F.silu(self.norm_2(h) * (1 + scale) + shift))
+        return self.skip(x) + h
+
+
+class Attention(nn.Module):
+    """x plus what each position gathers from all others, with heads of 64 channels."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.heads = max(1, channels // 64)
+        self.norm = nn.GroupNorm(1, channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = zero(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        qkv = self.qkv(self.norm(x)).view(n, 3, self.heads, c // self.heads, h * w)
+        q, k, v = qkv.unbind(1)  # (N, heads, C / heads, H W)
+        weights = (q.transpose(2, 3) @ k * q.shape[2] ** -0.5).softmax(-1)  # (N, heads, H W, H W)
+        y = v @ weights.transpose(2, 3)  # (N, heads, C / heads, H W)
+        return x + self.out(y.reshape(n, c, h, w))
+
+
+class UNet(nn.Module):
+    """eps_theta(x_t, t): images (N, 1, H, W) and times (N,) in, predicted noise (N, 1, H, W) out.
+
+    H and W are multiples of 4, such as MNIST's 28 and 8; `width` is the number of channels at half
+    the resolution, twice as many work at a quarter.
+    """
+
+    def __init__(self, width: int = 64):
+        super().__init__()
+        c1, c2, c_time = width, 2 * width, 4 * width
+        self.width = width
+        self.time = nn.Sequential(nn.Linear(width, c_time), nn.SiLU(),
+                                  nn.Linear(c_time, c_time), nn.SiLU())
+        self.stem = nn.Conv2d(4, c1, 3, padding=1)
+        self.down_1 = ResBlock(c1, c1, c_time)
+        self.shrink = nn.Conv2d(c1, c1, 3, stride=2, padding=1)
+        self.down_2, self.down_attention = ResBlock(c1, c2, c_time), Attention(c2)
+        self.middle = ResBlock(c2, c2, c_time)
+        self.up_2, self.up_attention = ResBlock(c2 + c2, c2, c_time), Attention(c2)
+        self.grow = nn.Conv2d(c2, c1, 3, padding=1)
+        self.up_1 = ResBlock(c1 + c1, c1, c_time)
+        self.norm, self.head = nn.GroupNorm(1, c1), zero(nn.Conv2d(c1, 4, 3, padding=1))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        assert x.ndim == 4 and x.shape[1] == 1 and t.shape == x.shape[:1], f"{x.shape}, {t.shape}"
+        assert x.shape[2] % 4 == x.shape[3] % 4 == 0, f"{x.shape[2:]}: sizes are multiples of 4"
+        time = self.time(time_embedding(t, self.width))                        # (N, 4 width)
+        skips = []
+        h = self.stem(F.pixel_unshuffle(x, 2))  # (N, width, H/2, W/2)
+        h = self.down_1(h, time)
+        skips.append(h)
+        h = self.down_attention(self.down_2(self.shrink(h), time))  # (N, 2 width, H/4, W/4)
+        skips.append(h)
+        h = self.middle(h, time)
+        h = self.up_attention(self.up_2(torch.cat([h, skips.pop()], dim=1), time))
+        h = self.grow(F.interpolate(h, scale_factor=2.0))  # (N, width, H/2, W/2)
+        h = self.up_1(torch.cat([h, skips.pop()], dim=1), time)
+        h = F.pixel_shuffle(self.head(F.silu(self.norm(h))), 2)                # (N, 1, H, W)
+        assert not skips
+        return h.float()
