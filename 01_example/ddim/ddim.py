@@ -56,6 +56,7 @@ def subsequence(T: int, S: int, kind: str = "linear") -> list[int]:
     raise ValueError(f"a sub-sequence is linear or quadratic, not {kind}")
 
 
+@torch.no_grad()
 def sample(eps_model: EpsModel, alpha_bar: Tensor, x_T: Tensor, tau: list[int], eta: float = 0.0,
            generator: torch.Generator | None = None, clip: bool = False) -> Iterator[Tensor]:
     """Yields x at each earlier time of tau and at last x_0, each shaped like x_T, N(0, I) noise.

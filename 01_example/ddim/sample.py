@@ -13,6 +13,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "ddpm"))
 from checkpoint import load_model  # noqa: E402
 from cli import count, fraction, run  # noqa: E402
 from ddim import sample, subsequence  # noqa: E402
+from ddpm import EPS_MODELS  # noqa: E402
 from device import fast  # noqa: E402
 from draw import generate, prepare_outputs, sampling_parser, save  # noqa: E402
 
@@ -26,6 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     prepare_outputs(args, parser)
     network, alpha_bar, config = load_model(args.weights, args.device)
+    eps_model = EPS_MODELS[config["predict"]](fast(network), alpha_bar)
     if args.steps > config["timesteps"]:
         parser.error(f"--steps {args.steps}: the model's chain has {config['timesteps']} steps")
     tau = subsequence(config["timesteps"], args.steps)
@@ -33,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     def sampler(eps_model, alpha_bar, x_T, generator):
         return sample(eps_model, alpha_bar, x_T, tau, args.eta, generator, clip=True)
 
-    save(*generate(sampler, args.steps, fast(network), alpha_bar, args.n, config["size"], args.seed,
+    save(*generate(sampler, args.steps, eps_model, alpha_bar, args.n, config["size"], args.seed,
                    args.device), args)
 
 

@@ -8,9 +8,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ddpm import SCHEDULES
+from ddpm import EPS_MODELS, SCHEDULES
 from files import write
 from unet import UNet
+
+STATE = {"config", "step", "log", "network", "average", "optimizer", "generator"}
 
 
 def save_model(path: Path, tensors: dict[str, Tensor], config: dict) -> None:
@@ -33,7 +35,8 @@ def load_model(path: Path, device: torch.device) -> tuple[UNet, Tensor, dict]:
         network = UNet(config["width"])
         network.load_state_dict(tensors)
         alpha_bar = SCHEDULES[config["schedule"]](config["timesteps"])
-        int(config["size"])
+        if config["predict"] not in EPS_MODELS or config["size"] % 4:
+            raise ValueError(config)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise OSError(f"{path} is damaged, or no model of this course: take a model.safetensors "
                       "that train.py wrote") from error
@@ -51,8 +54,12 @@ def save_checkpoint(path: Path, state: dict) -> None:
 def load_checkpoint(path: Path) -> dict:
     """What save_checkpoint wrote, on the CPU. Raises: OSError if the file is anything else."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if set(state) != STATE:
+            raise ValueError(list(state))
+        return state
     except OSError:
         raise
     except Exception as error:   # torch reports a damaged file by half a dozen kinds of exception
-        raise OSError(f"{path} is damaged, or no checkpoint of train.py") from error
+        raise OSError(f"{path} is damaged, or no checkpoint of train.py: delete it to start "
+                      "anew") from error

@@ -32,7 +32,7 @@ def mnist(data_dir: Path = FOLDER, train: bool = True) -> Tensor:
     Raises: OSError if the files are not there and cannot be downloaded, or are not MNIST's.
     """
     raw = data_dir / "MNIST" / "raw"
-    _import_torchvision()
+    import_torchvision()
     from torchvision.datasets import MNIST
     try:
         with warnings.catch_warnings():
@@ -56,7 +56,7 @@ def _check(raw: Path) -> None:
                           "downloaded again")
 
 
-def _import_torchvision() -> None:
+def import_torchvision() -> None:
     """Makes `import torchvision` work on a CPU-only PyTorch beside torchvision's CUDA build.
 
     There the compiled operators do not load, and the import fails when it describes two of them:

@@ -99,15 +99,33 @@ def l_simple(eps_model: EpsModel, x_0: Tensor, t: Tensor, eps: Tensor, alpha_bar
 
 
 def l_v(v_model: EpsModel, x_0: Tensor, t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
+    """The mean over images and pixels of (v - v_model(x_t, t))^2, for a network that predicts v.
+
+    v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0 (Salimans and Ho 2022, arXiv 2202.00512,
+    section 4) is eps where x_t is clean and -x_0 where it is noise: always what x_t hides.
+    """
     estimate = v_model(q_sample(x_0, t, eps, alpha_bar), t.to(x_0.device))
     a_t = alpha_bar[t]
     v = per_image(a_t.sqrt(), x_0) * eps - per_image((1 - a_t).sqrt(), x_0) * x_0
+    assert estimate.shape == v.shape
     return (v - estimate).square().mean()
 
 
-def v_to_eps(v, x_t, t, alpha_bar):
+def v_to_eps(v: Tensor, x_t: Tensor, t: int | Tensor, alpha_bar: Tensor) -> Tensor:
+    """eps = sqrt(alpha_bar_t) v + sqrt(1 - alpha_bar_t) x_t: the noise in x_t, given v."""
+    assert v.shape == x_t.shape
     a_t = alpha_bar[t]
-    return per_image(a_t.sqrt(), v) * v + per_image((1 - a_t).sqrt(), v) * x_t
+    return per_image(a_t.sqrt(), x_t) * v + per_image((1 - a_t).sqrt(), x_t) * x_t
+
+
+def eps_model_of_v(v_model: EpsModel, alpha_bar: Tensor) -> EpsModel:
+    """A network that predicts v, as the eps_model that every sampler takes."""
+    return lambda x_t, t: v_to_eps(v_model(x_t, t), x_t, t.to(alpha_bar.device), alpha_bar)
+
+
+# What a network predicts: the loss that trains it, and how it becomes an eps_model.
+LOSSES = {"eps": l_simple, "v": l_v}
+EPS_MODELS = {"eps": lambda network, alpha_bar: network, "v": eps_model_of_v}
 
 
 # --- sampling -------------------------------------------------------------------------------------
@@ -141,6 +159,7 @@ def noise_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
     return torch.randn(x.shape, dtype=x.dtype, device=device, generator=generator).to(x.device)
 
 
+@torch.no_grad()
 def sample(eps_model: EpsModel, alpha_bar: Tensor, x_T: Tensor,
            generator: torch.Generator | None = None, clip: bool = False) -> Iterator[Tensor]:
     """Algorithm 2: yields x_{T-1}, ..., x_1, x_0, each shaped like x_T, which is N(0, I) noise."""

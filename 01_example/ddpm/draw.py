@@ -18,7 +18,8 @@ from picture import gif, grid, png
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "mnist.safetensors"
 BATCH = 250      # images drawn at once: memory does not grow with --n
-FRAMES = 48      # of an animation, whatever the number of steps
+FRAMES = 30      # of an animation, whatever the number of steps
+FILMED = 36      # images in an animation
 
 Sampler = Callable[[EpsModel, Tensor, Tensor, torch.Generator], Iterator[Tensor]]
 
@@ -32,7 +33,7 @@ def sampling_parser(doc: str) -> Parser:
     parser.add_argument("--out", type=Path, default=Path("samples.png"),
                         help="a .png, or a .npy for the raw uint8 array (N, H, W)")
     parser.add_argument("--animate", type=Path, metavar="FILE.gif",
-                        help="also film the first 64 images on their way from noise to digits")
+                        help="also film the first 36 images on their way from noise to digits")
     parser.add_argument("--seed", type=seed, default=0, help="of the noise")
     parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or mps")
     return parser
@@ -50,7 +51,7 @@ def prepare_outputs(args: argparse.Namespace, parser: Parser) -> None:
 
 def generate(sampler: Sampler, steps: int, eps_model: EpsModel, alpha_bar: Tensor, n: int,
              size: int, seed: int, device: torch.device) -> tuple[Tensor, list[Tensor]]:
-    """n images drawn in batches: uint8 (n, 1, size, size), and FRAMES states of the first 64.
+    """n images drawn in batches: uint8 (n, 1, size, size), and FRAMES states of the first FILMED.
 
     The noise comes from a generator on the CPU, so that one seed means one picture on any device.
     """
@@ -62,10 +63,10 @@ def generate(sampler: Sampler, steps: int, eps_model: EpsModel, alpha_bar: Tenso
             x_T = noise_like(torch.empty(batch, 1, size, size, device=device), generator)
             filming = not images
             if filming:
-                frames.append(to_uint8(x_T[:64]))
+                frames.append(to_uint8(x_T[:FILMED]))
             for i, x in enumerate(sampler(eps_model, alpha_bar, x_T, generator), 1):
                 if filming and i * FRAMES // steps > (i - 1) * FRAMES // steps:
-                    frames.append(to_uint8(x[:64]))
+                    frames.append(to_uint8(x[:FILMED]))
                 bar.update()
             images.append(to_uint8(x).cpu())
     return torch.cat(images), frames

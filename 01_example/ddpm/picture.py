@@ -27,7 +27,8 @@ def png(picture: Image.Image) -> bytes:
 
 
 def gif(pictures: list[Image.Image], seconds: float = 4.0, pause: float = 2.0) -> bytes:
-    """The pictures as the content of a GIF that runs for ever and rests on the last one."""
+    """The pictures in 16 greys, as the content of an endless GIF that rests on the last one."""
+    pictures = [picture.point([v // 16 * 17 for v in range(256)]) for picture in pictures]
     each = 1000 * seconds / len(pictures)
     durations = [each] * (len(pictures) - 1) + [1000 * pause]
     buffer = io.BytesIO()

@@ -9,7 +9,7 @@ from functools import partial
 
 from checkpoint import load_model
 from cli import run
-from ddpm import sample
+from ddpm import EPS_MODELS, sample
 from device import fast
 from draw import generate, prepare_outputs, sampling_parser, save
 
@@ -20,8 +20,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     prepare_outputs(args, parser)
     network, alpha_bar, config = load_model(args.weights, args.device)
+    eps_model = EPS_MODELS[config["predict"]](fast(network), alpha_bar)
     sampler, steps = partial(sample, clip=True), len(alpha_bar) - 1
-    save(*generate(sampler, steps, fast(network), alpha_bar, args.n, config["size"], args.seed,
+    save(*generate(sampler, steps, eps_model, alpha_bar, args.n, config["size"], args.seed,
                    args.device), args)
 
 

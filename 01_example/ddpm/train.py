@@ -20,7 +20,7 @@ from tqdm import tqdm
 from checkpoint import load_checkpoint, save_checkpoint, save_model
 from cli import Parser, count, positive, run, seed
 from data import FOLDER, load, to_unit
-from ddpm import SCHEDULES, l_simple, noise_like, sample
+from ddpm import EPS_MODELS, LOSSES, SCHEDULES, noise_like, sample
 from device import device, fast
 from draw import generate
 from files import prepare, write
@@ -47,6 +47,8 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, Parser]:
     parser.add_argument("--lr", type=positive, default=2e-3, help="learning rate at its peak")
     parser.add_argument("--timesteps", type=count, default=1000, help="T, the steps of the chain")
     parser.add_argument("--schedule", choices=list(SCHEDULES), default="cosine", help="alpha_bar")
+    parser.add_argument("--predict", choices=list(LOSSES), default="v",
+                        help="what the network predicts: the noise, or v, a mixture of it and x_0")
     parser.add_argument("--width", type=count, default=64, help="channels of the U-Net")
     parser.add_argument("--seed", type=seed, default=0, help="of weights, batches and noise")
     parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or mps")
@@ -79,7 +81,7 @@ class Training:
 
     def learning_rate(self) -> float:
         """A short linear climb to the peak, then half a cosine down to 0."""
-        progress = (self.step + 1) / (self.steps * self.config["epochs"])
+        progress = (self.step + 0.5) / (self.steps * self.config["epochs"])
         cosine = 0.5 + 0.5 * math.cos(math.pi * progress)
         return self.config["lr"] * min(progress / WARM_UP, cosine)
 
@@ -87,8 +89,8 @@ class Training:
         """One step of Algorithm 1 on the images x_0 (N, 1, H, W); returns the loss."""
         t = torch.randint(1, self.config["timesteps"] + 1, x_0.shape[:1], generator=self.generator,
                           device=self.generator.device).to(self.alpha_bar.device)
-        loss = l_simple(fast(self.network), x_0, t, noise_like(x_0, self.generator),
-                        self.alpha_bar)
+        loss = LOSSES[self.config["predict"]](
+            fast(self.network), x_0, t, noise_like(x_0, self.generator), self.alpha_bar)
         self.optimizer.param_groups[0]["lr"] = self.learning_rate()
         self.optimizer.zero_grad()
         loss.backward()
@@ -145,14 +147,16 @@ def open_training(args: argparse.Namespace, parser: Parser) -> Training:
     images = load(args.dataset, args.data_dir)
     if args.batch_size > len(images):
         parser.error(f"--batch-size {args.batch_size}: {args.dataset} has {len(images)} images")
-    names = ("dataset", "epochs", "batch_size", "lr", "timesteps", "schedule", "width", "seed")
+    names = ("dataset", "epochs", "batch_size", "lr", "timesteps", "schedule", "predict",
+             "width", "seed")
     config = {name: getattr(args, name) for name in names} | {"size": images.shape[-1]}
     training = Training(config, images, args.device)
     if found:
         state = load_checkpoint(path)
-        for name, value in state["config"].items():
-            if config[name] != value:
-                parser.error(f"{args.out} holds a run with {name} {value}, not {config[name]}")
+        other = [f"{name} {value}" for name, value in state["config"].items()
+                 if config.get(name) != value]
+        if other:
+            parser.error(f"{args.out} holds a run with other settings: {', '.join(other)}")
         training.restore(state)
         print(f"going on after epoch {len(training.log)} of {args.epochs} in {args.out}")
     elif args.resume:
@@ -170,7 +174,8 @@ def save_epoch(training: Training, out: Path) -> None:
 
 def draw(training: Training, out: Path) -> None:
     """OUT/samples.png: 64 images by all T steps of Algorithm 2, from the averaged weights."""
-    eps_model, alpha_bar = fast(training.average), training.alpha_bar
+    alpha_bar = training.alpha_bar
+    eps_model = EPS_MODELS[training.config["predict"]](fast(training.average), alpha_bar)
     images, _ = generate(partial(sample, clip=True), len(alpha_bar) - 1, eps_model, alpha_bar, 64,
                          training.config["size"], 0, training.images.device)
     write(out / "samples.png", png(grid(images)))
@@ -180,13 +185,14 @@ def main(argv: list[str] | None = None) -> None:
     """Trains to the last epoch. Raises: OSError for a file, FloatingPointError for the loss."""
     args, parser = parse(argv)
     training = open_training(args, parser)
-    while len(training.log) < args.epochs:
+    for number in range(len(training.log) + 1, args.epochs + 1):
         training.epoch()
         save_epoch(training, args.out)
-        print(" ".join(f"{name} {value}" for name, value in training.log[-1].items()))
-        if len(training.log) % max(1, args.epochs // PICTURES) == 0:
+        print(" ".join(f"{name} {value}" for name, value in training.log[-1].items()), flush=True)
+        if number % max(1, args.epochs // PICTURES) == 0 and number < args.epochs:
             draw(training, args.out)
     draw(training, args.out)
+    print(f"done: {args.out / 'model.safetensors'}, {args.out / 'samples.png'}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,120 @@
+"""The repository as a house: what stands where, who imports whom, and READMEs that are true."""
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLE = ROOT / "01_example"
+TEXTS = sorted(p for p in [*ROOT.glob("*.md"), *EXAMPLE.rglob("*.md")])
+SCRIPTS = [EXAMPLE / name for name in
+           ("ddpm/train.py", "ddpm/sample.py", "ddim/train.py", "ddim/sample.py", "benchmark.py")]
+
+
+def tracked() -> list[Path]:
+    """The files that git tracks, from the root."""
+    listed = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True)
+    return [Path(name) for name in listed.splitlines()]
+
+
+def imports(path: Path) -> set[str]:
+    """The top-level names of the modules that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a git checkout")
+def test_the_top_level_is_what_it_is_meant_to_be():
+    """Six things and dot files, no data set, and nothing large but weights."""
+    assert {p.parts[0] for p in tracked() if not p.parts[0].startswith(".")} == {
+        "00_background", "01_example", "tests", "requirements.txt", "README.md", "LICENSE"}
+    for path in tracked():
+        limit = 8_000_000 if path.suffix == ".safetensors" else 1_000_000
+        assert (ROOT / path).stat().st_size < limit, path
+        assert "ubyte" not in path.name
+
+
+@pytest.mark.parametrize("name", ["ddpm/ddpm.py", "ddpm/unet.py", "ddim/ddim.py"])
+def test_the_algorithm_imports_torch_only(name):
+    """The files that are the lesson need torch and Python's own library, and name no device."""
+    path = EXAMPLE / name
+    assert imports(path) - set(sys.stdlib_module_names) == {"torch"}
+    assert not re.search(r"cuda|\"cpu\"|mps", path.read_text(encoding="utf-8"))
+
+
+def test_module_names_are_unique_but_for_the_scripts():
+    """ddpm/ and ddim/ can both be on Python's path: only train.py and sample.py have twins."""
+    names = [p.name for p in EXAMPLE.glob("dd*m/*.py")]
+    assert {n for n in names if names.count(n) > 1} == {"train.py", "sample.py"}
+
+
+def test_ddpm_does_not_know_ddim():
+    """The arrow goes from ddim/ to ddpm/ only."""
+    for path in (EXAMPLE / "ddpm").glob("*.py"):
+        assert "ddim" not in imports(path), path
+
+
+def test_requirements_are_those_that_are_imported():
+    """Each import from elsewhere has a line in requirements.txt, and each line says for whom."""
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    packages = {re.split("[<>=]", line)[0] for line in lines}
+    assert all(re.search(r"[<>=].*  # \w", line) for line in lines)
+    known = {"sklearn": "scikit-learn", "PIL": "pillow"}
+    optional = {"diffusers", "denoising_diffusion_pytorch"}
+    ours = {p.stem for p in [*EXAMPLE.rglob("*.py"), *(ROOT / "tests").glob("*.py")]}
+    used = set().union(*map(imports, [*EXAMPLE.rglob("*.py")])) - ours - optional
+    used = {known.get(name, name) for name in used - set(sys.stdlib_module_names)}
+    assert used <= packages
+    assert {"jupyter", "nbval", "pytest"} <= packages
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_of_the_texts_lead_somewhere(path):
+    """Every relative link and image in a README is a file or folder of the repository."""
+    targets = re.findall(r"\]\((?!\w+:)([^)#\s]+)", path.read_text(encoding="utf-8"))
+    for target in targets:
+        assert (path.parent / unquote(target)).exists(), target
+
+
+def test_the_readme_begins_with_the_two_commands_and_ci_runs_the_second():
+    """The README's first code blocks draw digits and run the tests; .ci/run does the same."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    first, second = re.findall(r"```(?:bash|sh)?\n(.*?)```", readme, re.S)[:2]
+    assert first.strip() == "pip install -r requirements.txt && python 01_example/ddim/sample.py"
+    assert second.strip() == "pip install -r requirements.txt && pytest"
+    ci = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
+    assert "pip install --quiet -r requirements.txt" in ci and ci[-1] == "pytest"
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_commands_of_the_texts_name_files_and_flags_that_exist(path):
+    """Each `python 01_example/...` in a README runs a script that is there, with its own flags."""
+    text = path.read_text(encoding="utf-8")
+    commands = re.findall(r"python (01_example/[\w/]+\.py)([^\n`|&]*)", text)
+    assert commands or path.parent.name == "weights"
+    for script, rest in commands:
+        source = (ROOT / script).read_text(encoding="utf-8")
+        if script == "01_example/ddim/train.py":
+            source += (EXAMPLE / "ddpm/train.py").read_text(encoding="utf-8")
+        elif script.endswith("sample.py"):
+            source += (EXAMPLE / "ddpm/draw.py").read_text(encoding="utf-8")
+        for flag in re.findall(r"(?<!\S)--[\w-]+", rest.split("#")[0]):
+            assert f'"{flag}"' in source, (script, flag)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_help_reads_well(path):
+    """--help ends with status 0, shows the command, and leaks no placeholder of argparse."""
+    shown = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True)
+    assert shown.returncode == 0 and not shown.stderr
+    assert "python 01_example/" in shown.stdout
+    assert "==SUPPRESS==" not in shown.stdout and "None" not in shown.stdout
