@@ -32,11 +32,14 @@ def load_model(path: Path, device: torch.device) -> tuple[UNet, Tensor, dict]:
         with safe_open(path, framework="pt") as file:
             config = json.loads((file.metadata() or {})["config"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        network = UNet(config["width"])
-        network.load_state_dict(tensors)
+        for name in ("width", "size", "timesteps"):
+            if not (isinstance(config[name], int) and config[name] > 0):
+                raise ValueError(name)
+        EPS_MODELS[config["predict"]]
         alpha_bar = SCHEDULES[config["schedule"]](config["timesteps"])
-        if config["predict"] not in EPS_MODELS or config["size"] % 4:
-            raise ValueError(config)
+        with torch.device("meta"):             # only shapes, until the tensors take their places
+            network = UNet(config["width"])
+        network.load_state_dict(tensors, assign=True)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise OSError(f"{path} is damaged, or no model of this course: take a model.safetensors "
                       "that train.py wrote") from error

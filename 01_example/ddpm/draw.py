@@ -82,5 +82,5 @@ def save(images: Tensor, frames: list[Tensor], args: argparse.Namespace) -> None
         write(args.out, png(grid(images)))
     print(f"{len(images)} images: {args.out}")
     if args.animate:
-        write(args.animate, gif([grid(frame) for frame in frames]))
+        write(args.animate, gif([grid(frame, width=360) for frame in frames]))
         print(f"their way from noise: {args.animate}")

@@ -7,15 +7,16 @@ from PIL import Image
 from torch import Tensor
 
 
-def grid(images: Tensor, scale: int = 2) -> Image.Image:
-    """uint8 images (N, 1, H, W) in a square with grey lines between, each pixel scale x scale."""
-    n, _, height, width = images.shape
+def grid(images: Tensor, width: int = 600) -> Image.Image:
+    """uint8 images (N, 1, H, W) in a square with grey lines between, enlarged to about width."""
+    n, _, h, w = images.shape
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
-    canvas = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1), 96, dtype=np.uint8)
+    canvas = np.full((rows * (h + 1) + 1, columns * (w + 1) + 1), 96, dtype=np.uint8)
     for i, image in enumerate(images[:, 0].cpu().numpy()):
-        top, left = 1 + i // columns * (height + 1), 1 + i % columns * (width + 1)
-        canvas[top:top + height, left:left + width] = image
+        top, left = 1 + i // columns * (h + 1), 1 + i % columns * (w + 1)
+        canvas[top:top + h, left:left + w] = image
+    scale = max(1, width // canvas.shape[1])
     return Image.fromarray(canvas.repeat(scale, axis=0).repeat(scale, axis=1))
 
 

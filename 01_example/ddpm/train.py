@@ -31,7 +31,7 @@ EPOCHS = {"mnist": 30, "digits": 400}
 EMA_DECAY = 0.999        # the averaged weights look back over about 1 / (1 - decay) steps
 WARM_UP = 0.02           # the share of all steps in which the learning rate climbs to its peak
 CLIP = 1.0               # the largest norm of a gradient
-PICTURES = 5             # how often in a training samples.png is drawn
+PICTURES = 3             # how often in a training samples.png is drawn
 
 
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, Parser]:
