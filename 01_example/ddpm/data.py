@@ -40,10 +40,9 @@ def mnist(data_dir: Path = FOLDER, train: bool = True) -> Tensor:
             data_set = MNIST(data_dir, train=train, download=True)
     except (OSError, RuntimeError, ValueError) as error:
         _check(raw)   # a damaged file is the better explanation
-        raise OSError(
-            f"MNIST is not in {raw} and could not be downloaded ({error}): put its four files "
-            f"{', '.join(MNIST_FILES)} there by hand, or take --dataset digits, which needs no "
-            "network".replace("\n", " ")) from error
+        raise OSError(f"MNIST is not in {raw} and could not be downloaded: put its four files "
+                      f"({', '.join(MNIST_FILES)}) there by hand, or take --dataset digits, "
+                      "which needs no network") from error
     _check(raw)
     return data_set.data[:, None]
 
