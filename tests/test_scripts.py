@@ -1,0 +1,688 @@
+"""train.py and sample.py of both folders: what they write, resume, refuse and survive."""
+import csv
+import io
+import json
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import types
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+from safetensors.torch import save as safetensors
+
+import checkpoint
+import cli
+import draw
+import files
+from unet import UNet
+
+FOLDERS = ["ddpm", "ddim"]
+EXAMPLE = Path(cli.__file__).parents[1]
+TINY = ["--dataset", "digits", "--width", "8", "--timesteps", "12", "--batch-size", "600",
+        "--device", "cpu", "--seed", "3"]
+
+
+class Result(types.SimpleNamespace):
+    """How a command ended: status, out, err; and err as the lines that a terminal would keep."""
+
+    @property
+    def lines(self) -> list[str]:
+        shown = [line.rsplit("\r", 1)[-1].rstrip() for line in self.err.split("\n")]
+        return [line for line in shown if line]             # a bar was wiped by a carriage return
+
+    def refuses(self, status: int, *words: object) -> None:
+        """Asserts one line on stderr, with these words in it, and the exit status."""
+        assert (self.status, len(self.lines)) == (status, 1), self
+        assert self.err.endswith("\n") and "Traceback" not in self.err
+        assert all(str(word) in self.lines[0] for word in words), (words, self.lines)
+
+
+@pytest.fixture
+def call(script, capsys):
+    """call("ddim", "sample", "--n", 5) is a script's main under cli.run, like its command line."""
+    def call(folder: str, name: str, *argv: object) -> Result:
+        capsys.readouterr()
+        status = 0
+        try:
+            cli.run(lambda: script(folder, name).main([str(word) for word in argv]))
+        except SystemExit as end:
+            status = end.code
+            if isinstance(status, str):                     # what the interpreter would do with it
+                print(status, file=sys.stderr)
+                status = 1
+        captured = capsys.readouterr()
+        return Result(status=status, out=captured.out, err=captured.err)
+    return call
+
+
+def command(folder: str, name: str, *argv: object, cwd: Path, **settings) -> Result:
+    """The same as a process of its own, in another working directory."""
+    done = subprocess.run([sys.executable, EXAMPLE / folder / f"{name}.py", *map(str, argv)],
+                          cwd=cwd, capture_output=True, timeout=300, **settings)
+    return Result(status=done.returncode, out=text(done.stdout), err=text(done.stderr))
+
+
+def text(output: bytes) -> str:
+    """A process's output, with the carriage returns of its bars, which text=True would lose."""
+    return output.decode().replace("\r\n", "\n")
+
+
+@pytest.fixture(scope="module")
+def trained(script, tmp_path_factory) -> Path:
+    """The folder of a training of two epochs, for the tests that only read it."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    script("ddpm", "train").main([*TINY, "--epochs", "2", "--out", str(out)])
+    return out
+
+
+@pytest.fixture(scope="module")
+def weights(trained) -> Path:
+    return trained / "model.safetensors"
+
+
+def rows(out: Path) -> list[dict]:
+    with open(out / "log.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def losses(out: Path) -> list[str]:
+    return [row["loss"] for row in rows(out)]
+
+
+def grid(picture: Image.Image, columns: int, rows: int) -> np.ndarray:
+    """A picture of cells of 8 x 8 pixels, with lines between, at its smallest size."""
+    width, height = 9 * columns + 1, 9 * rows + 1
+    scale = picture.width // width
+    assert picture.size == (scale * width, scale * height)
+    return np.asarray(picture.convert("L"))[::scale, ::scale]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# --- training -------------------------------------------------------------------------------------
+
+def test_training_leaves_four_files(trained):
+    """OUT holds the model, the picture, the log and the checkpoint, and no temporary file."""
+    assert names(trained) == ["checkpoint.pt", "log.csv", "model.safetensors", "samples.png"]
+
+
+def test_model_carries_its_configuration(weights):
+    """The header of model.safetensors says how the network was trained, and its size."""
+    with safe_open(weights, framework="pt") as file:
+        config = json.loads(file.metadata()["config"])
+    expected = {"dataset": "digits", "width": 8, "timesteps": 12, "batch_size": 600, "seed": 3,
+                "epochs": 2, "schedule": "cosine", "size": 8}
+    assert expected.items() <= config.items()
+
+
+def test_log_has_a_row_an_epoch(trained):
+    """log.csv counts the epochs, with losses near the first one, 1, and the speed."""
+    log = rows(trained)
+    assert [row["epoch"] for row in log] == ["1", "2"]
+    assert all(0.1 < float(row["loss"]) < 1.5 for row in log)
+    assert all(float(row["images_per_second"]) > 1 and float(row["seconds"]) > 0 for row in log)
+
+
+def test_picture_holds_64_images(trained):
+    """samples.png shows 64 different images of 8 x 8 pixels, with grey lines between."""
+    with Image.open(trained / "samples.png") as picture:
+        assert picture.format == "PNG"
+        canvas = grid(picture, 8, 8)
+    assert len(np.unique(canvas[::9])) == len(np.unique(canvas[:, ::9])) == 1
+    cells = canvas[1:, 1:].reshape(8, 9, 8, 9)[:, :8, :, :8].transpose(0, 2, 1, 3)
+    assert len(np.unique(cells.reshape(64, 64), axis=0)) == 64
+
+
+def test_model_is_the_average_in_the_checkpoint(trained, weights):
+    """checkpoint.pt loads without pickle's powers; the model is its average, not its network."""
+    state = torch.load(trained / "checkpoint.pt", weights_only=True)
+    model = load_file(weights)
+    assert model.keys() == state["average"].keys()
+    assert all(torch.equal(model[name], state["average"][name]) for name in model)
+    assert not any(torch.equal(model[name], state["network"][name]) for name in model)
+    assert all(tensor.isfinite().all() for tensor in model.values())
+
+
+def test_training_learns(call, tmp_path):
+    """Over five epochs of ten steps the loss falls by a tenth."""
+    flags = [*TINY, "--batch-size", 170, "--epochs", 5, "--lr", 0.004, "--out", tmp_path]
+    call("ddpm", "train", *flags)
+    first, *_, last = map(float, losses(tmp_path))
+    assert last < 0.9 * first
+
+
+@pytest.mark.parametrize("predict", ["eps", "v"])
+def test_training_draws_all_times_from_1_to_T(call, tmp_path, monkeypatch, predict):
+    """With T = 5 the network learns at each of t = 1..5, and at no other time."""
+    seen, forward = set(), UNet.forward
+
+    def spy(network, x, t):
+        if network.head.weight.requires_grad:               # the network that learns
+            seen.update(t.tolist())
+        return forward(network, x, t)
+    monkeypatch.setattr(UNet, "forward", spy)
+    result = call("ddpm", "train", *TINY, "--timesteps", 5, "--epochs", 1, "--predict", predict,
+                  "--out", tmp_path)
+    assert result.status == 0 and seen == {1, 2, 3, 4, 5}
+
+
+def test_seed_decides_the_weights_to_the_bit(call, weights, tmp_path):
+    """The same seed gives the same file, another seed other weights."""
+    call("ddpm", "train", *TINY, "--epochs", 2, "--out", tmp_path / "same")
+    call("ddpm", "train", *TINY, "--epochs", 2, "--seed", 4, "--out", tmp_path / "other")
+    assert (tmp_path / "same" / "model.safetensors").read_bytes() == weights.read_bytes()
+    model, other = load_file(weights), load_file(tmp_path / "other" / "model.safetensors")
+    assert not any(torch.equal(model[name], other[name]) for name in model)
+
+
+def interrupt(monkeypatch, steps: int):
+    """Ctrl-C in the backward pass after so many steps."""
+    backward, left = torch.Tensor.backward, iter(range(steps))
+
+    def interrupted(*args, **kwargs):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return backward(*args, **kwargs)
+    monkeypatch.setattr(torch.Tensor, "backward", interrupted)
+
+
+@pytest.mark.parametrize("steps", [2, 3])
+def test_interrupted_training_resumes_as_if_nothing_had_been(call, trained, tmp_path, monkeypatch,
+                                                             steps):
+    """Broken off at the start of epoch 2 or halfway, the end is the same, bit for bit."""
+    flags = [*TINY, "--epochs", 2, "--out", tmp_path]
+    with monkeypatch.context() as patch:
+        interrupt(patch, steps)
+        call("ddpm", "train", *flags).refuses(130, "interrupted")
+    assert losses(tmp_path) == losses(trained)[:1]
+    result = call("ddpm", "train", *flags, "--resume")
+    assert result.status == 0 and "going on after epoch 1" in result.out
+    assert losses(tmp_path) == losses(trained)
+    for name in ("model.safetensors", "samples.png"):
+        assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_folder_with_a_run_is_refused(call, trained):
+    """Without --resume an OUT that holds a run is refused, and stays as it was."""
+    before = {name: (trained / name).read_bytes() for name in names(trained)}
+    call("ddpm", "train", *TINY, "--epochs", 2, "--out", trained).refuses(2, trained, "--resume")
+    assert {name: (trained / name).read_bytes() for name in names(trained)} == before
+
+
+def test_resume_of_nothing_says_so_and_starts_anew(call, weights, tmp_path):
+    """--resume where no run is says so, and trains as without it."""
+    result = call("ddpm", "train", *TINY, "--epochs", 2, "--out", tmp_path, "--resume")
+    assert result.status == 0 and f"no checkpoint in {tmp_path}" in result.out
+    assert (tmp_path / "model.safetensors").read_bytes() == weights.read_bytes()
+
+
+@pytest.mark.parametrize(("flag", "value", "word"), [
+    ("--epochs", 3, "epochs"), ("--seed", 4, "seed"), ("--width", 16, "width"), ("--lr", 0.1, "lr"),
+    ("--timesteps", 13, "timesteps"), ("--batch-size", 599, "batch_size"),
+    ("--predict", "eps", "predict")])
+def test_resume_with_other_settings_is_refused(call, trained, flag, value, word):
+    """A run goes on only with the settings it began with; the line names the one that differs."""
+    before = (trained / "checkpoint.pt").read_bytes()
+    flags = [*TINY, "--epochs", 2, "--out", trained, "--resume", flag, value]
+    call("ddpm", "train", *flags).refuses(2, word)
+    assert (trained / "checkpoint.pt").read_bytes() == before
+
+
+def test_loss_that_is_no_number_ends_the_training(call, tmp_path):
+    """A learning rate that blows up ends in one line that says what to change, and no model."""
+    flags = [*TINY, "--epochs", 8, "--lr", 1e30, "--out", tmp_path]
+    call("ddpm", "train", *flags).refuses(1, "loss", "--lr")
+
+
+# --- sampling -------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_array_and_picture_show_the_same_images(call, folder, weights, tmp_path):
+    """--n 5 gives a .npy of (5, 8, 8) bytes, and a .png whose six cells hold them and nothing."""
+    flags = ["--weights", weights, "--n", 5, "--seed", 7, "--device", "cpu"]
+    flags += ["--steps", 6] if folder == "ddim" else []
+    for name in ("new/a.npy", "new/a.png"):
+        result = call(folder, "sample", *flags, "--out", tmp_path / name)
+        assert result.status == 0 and str(tmp_path / name) in result.out
+    images = np.load(tmp_path / "new" / "a.npy", allow_pickle=False)
+    assert images.shape == (5, 8, 8) and images.dtype == np.uint8
+    assert len(np.unique(images)) > 9
+    with Image.open(tmp_path / "new" / "a.png") as picture:
+        canvas = grid(picture, 3, 2)
+    cells = [canvas[top:top + 8, left:left + 8] for top in (1, 10) for left in (1, 10, 19)]
+    assert np.array_equal(cells[:5], images) and len(np.unique(cells[5])) == 1
+    assert names(tmp_path / "new") == ["a.npy", "a.png"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_seed_decides_the_images(call, folder, weights, tmp_path):
+    """The same seed draws the same images, another seed others."""
+    flags = ["--weights", weights, "--n", 3, "--device", "cpu"]
+    flags += ["--steps", 6] if folder == "ddim" else []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        call(folder, "sample", *flags, "--seed", seed, "--out", tmp_path / f"{name}.npy")
+    a, b, c = (np.load(tmp_path / f"{name}.npy", allow_pickle=False) for name in "abc")
+    assert np.array_equal(a, b) and not np.array_equal(a, c)
+
+
+def test_ddim_with_eta_1_over_all_steps_draws_ddpms_images(call, weights, tmp_path):
+    """One noise, one model, all twelve steps: only rounding to a grey level may differ."""
+    flags = ["--weights", weights, "--n", 9, "--device", "cpu", "--out"]
+    call("ddpm", "sample", *flags, tmp_path / "ddpm.npy")
+    call("ddim", "sample", *flags, tmp_path / "ddim.npy", "--steps", 12, "--eta", 1)
+    call("ddim", "sample", *flags, tmp_path / "eta_0.npy", "--steps", 12)
+    ddpm, ddim, eta_0 = (np.load(tmp_path / f"{name}.npy").astype(int)
+                         for name in ("ddpm", "ddim", "eta_0"))
+    assert abs(ddpm - ddim).max() <= 8       # bfloat16 magnifies the last digit of float32
+    assert abs(ddpm - eta_0).max() > 40
+
+
+@pytest.mark.parametrize(("folder", "steps", "frames"), [("ddpm", 12, 13), ("ddim", 4, 5)])
+def test_animation_ends_with_the_picture(call, folder, steps, frames, weights, tmp_path):
+    """The film starts with noise, has a frame for each of these few steps, and ends as the .png."""
+    flags = ["--weights", weights, "--n", 4, "--device", "cpu"]
+    flags += ["--steps", steps] if folder == "ddim" else []
+    call(folder, "sample", *flags, "--out", tmp_path / "a.png", "--animate", tmp_path / "a.gif")
+    with Image.open(tmp_path / "a.gif") as film, Image.open(tmp_path / "a.png") as picture:
+        assert film.n_frames == frames and film.info["loop"] == 0
+        first = grid(film, 2, 2)
+        film.seek(frames - 1)
+        last, drawn = grid(film, 2, 2), grid(picture, 2, 2)
+    assert abs(last.astype(int) - drawn).max() < 17          # a film has 16 greys
+    assert abs(first.astype(int) - drawn).max() > 100
+
+
+def test_more_images_than_a_batch(call, monkeypatch, weights, tmp_path):
+    """Drawn in batches of 4, seven images are seven different images."""
+    monkeypatch.setattr(draw, "BATCH", 4)
+    call("ddim", "sample", "--weights", weights, "--n", 7, "--steps", 3, "--device", "cpu", "--out",
+         tmp_path / "a.npy")
+    images = np.load(tmp_path / "a.npy", allow_pickle=False)
+    assert images.shape == (7, 8, 8) and len(np.unique(images, axis=0)) == 7
+
+
+def test_shipped_model_is_the_default(call, tmp_path):
+    """Without --weights both scripts draw 28 x 28 digits from the model that is shipped."""
+    result = call("ddim", "sample", "--n", 2, "--steps", 2, "--device", "cpu", "--out",
+                  tmp_path / "a.npy")
+    assert result.status == 0, result
+    assert np.load(tmp_path / "a.npy", allow_pickle=False).shape == (2, 28, 28)
+    assert draw.WEIGHTS.stat().st_size < 8_000_000
+
+
+# --- as processes, from another working directory -------------------------------------------------
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_train_from_another_folder(folder, weights, tmp_path):
+    """Both train.py, run from elsewhere with a relative OUT, write the very same model."""
+    result = command(folder, "train", *TINY, "--epochs", 2, "--out", "a/run", cwd=tmp_path)
+    assert result.status == 0 and result.lines == [], result
+    assert (tmp_path / "a" / "run" / "model.safetensors").read_bytes() == weights.read_bytes()
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_sample_from_another_folder(folder, weights, call, tmp_path, monkeypatch):
+    """Both sample.py, run from elsewhere, write samples.png there, the one they always write."""
+    flags = ["--weights", os.path.relpath(weights, tmp_path), "--n", 3, "--device", "cpu"]
+    flags += ["--steps", 6] if folder == "ddim" else []
+    result = command(folder, "sample", *flags, cwd=tmp_path)
+    assert result.status == 0 and result.lines == [], result
+    monkeypatch.chdir(tmp_path)
+    call(folder, "sample", *flags, "--out", "here.png")
+    assert (tmp_path / "samples.png").read_bytes() == (tmp_path / "here.png").read_bytes()
+
+
+# --- bad usage ------------------------------------------------------------------------------------
+
+COUNTS = ["0", "-1", "1.5", "nan", "inf", "ten", ""]
+REALS = ["0", "-0.1", "nan", "inf", "-inf", "fast", ""]
+SEEDS = ["-1", "1.5", "nan", "4294967296", "me"]
+DEVICES = ["tpu", "cuda:99", ""]
+TRAIN = {"--epochs": COUNTS, "--batch-size": [*COUNTS, "1798"], "--timesteps": COUNTS,
+         "--width": [*COUNTS, "7", "100"], "--lr": REALS, "--seed": SEEDS, "--device": DEVICES,
+         "--dataset": ["cifar", ""], "--schedule": ["sigmoid"], "--predict": ["x_1"],
+         "--no-such-flag": ["1"], "--epoch": ["1"]}
+SAMPLE = {"--n": COUNTS, "--seed": SEEDS, "--device": DEVICES, "--no-such-flag": ["1"],
+          "--out": ["a.jpg", "a", "a.npz"], "--animate": ["a.png", "a.mp4", "a"]}
+DDIM = {"--steps": [*COUNTS, "13"], "--eta": ["-0.1", "1.1", "nan", "inf", "some", ""]}
+
+
+def cases(table):
+    return pytest.mark.parametrize(
+        ("flag", "value"), [(flag, value) for flag, values in table.items() for value in values])
+
+
+@cases(TRAIN)
+def test_train_refuses_bad_usage(call, tmp_path, flag, value):
+    """A flag or value that makes no sense: exit status 2, one line that names the flag."""
+    flags = [*TINY, "--epochs", 1, "--out", tmp_path, f"{flag}={value}"]
+    call("ddpm", "train", *flags).refuses(2, flag)
+    assert names(tmp_path) == []
+
+
+def test_train_refuses_a_linear_schedule_of_few_steps(call, tmp_path):
+    """Rescaled to T = 20, the linear beta leaves (0, 1): bad usage too."""
+    flags = [*TINY, "--schedule", "linear", "--timesteps", 20, "--epochs", 1, "--out", tmp_path]
+    call("ddpm", "train", *flags).refuses(2, "20")
+
+
+@cases(SAMPLE)
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_sample_refuses_bad_usage(call, tmp_path, monkeypatch, weights, folder, flag, value):
+    """The same for what both sample.py share; nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    call(folder, "sample", "--weights", weights, f"{flag}={value}").refuses(2, flag)
+    assert names(tmp_path) == []
+
+
+@cases(DDIM)
+def test_ddim_refuses_bad_usage(call, tmp_path, weights, flag, value):
+    """The same for DDIM's own flags: S from 1 to T, eta from 0 to 1."""
+    flags = ["--weights", weights, "--out", tmp_path / "a.png", f"{flag}={value}"]
+    call("ddim", "sample", *flags).refuses(2, flag)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["cuda", "mps"])
+def test_device_that_is_not_there_is_refused(call, monkeypatch, weights, name):
+    """Asking for a device that PyTorch does not find is bad usage."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for folder, what, *flags in (("ddpm", "train"), ("ddim", "sample", "--weights", weights)):
+        call(folder, what, *flags, "--device", name).refuses(2, "--device", name)
+
+
+def test_bad_usage_as_a_process(tmp_path):
+    """The real thing: exit status 2, one line on stderr that begins with the script's name."""
+    result = command("ddim", "sample", "--eta", "1.5", cwd=tmp_path)
+    result.refuses(2, "--eta", "1.5")
+    assert result.err.startswith("sample.py: ") and result.out == ""
+
+
+# --- files that are no good -----------------------------------------------------------------------
+
+class Trap:
+    """An object whose pickle, when it is loaded, makes a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def pickled(trap: Trap, way: str, path: Path) -> None:
+    """The trap as a file, by pickle itself or as PyTorch wraps it; it does work."""
+    buffer = io.BytesIO()
+    if way == "pickle":
+        pickle.dump(trap, buffer, protocol=2)
+        pickle.loads(buffer.getvalue()).close()
+    else:
+        torch.save({"config": trap}, buffer)
+        torch.load(io.BytesIO(buffer.getvalue()), weights_only=False)["config"].close()
+    trap.path.unlink()                                      # raises where the trap does not work
+    path.write_bytes(buffer.getvalue())
+
+
+def with_config(good: bytes, **changes) -> bytes:
+    """The model with another configuration in its header; None takes an entry out."""
+    length = int.from_bytes(good[:8], "little")
+    header = json.loads(good[8:8 + length])
+    config = json.loads(header["__metadata__"]["config"]) | changes
+    config = {name: value for name, value in config.items() if value is not None}
+    header["__metadata__"]["config"] = json.dumps(config)
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + good[8 + length:]
+
+
+BAD = {
+    "empty": lambda good: b"",
+    "four bytes": lambda good: good[:4],
+    "half": lambda good: good[:len(good) // 2],
+    "a byte short": lambda good: good[:-1],
+    "a byte long": lambda good: good + b"\0",
+    "random": lambda good: random.Random(5).randbytes(len(good)),
+    "text": lambda good: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7\n",
+    "no config": lambda good: safetensors({"a": torch.ones(3)}),
+    "other tensors": lambda good: safetensors({"a": torch.ones(3)}, _config(good)),
+    "one tensor more": lambda good: safetensors(
+        {**_tensors(good), "a": torch.ones(3)}, _config(good)),
+    "one tensor less": lambda good: safetensors(
+        dict(list(_tensors(good).items())[1:]), _config(good)),
+    "config no JSON": lambda good: safetensors(_tensors(good), {"config": "{"}),
+    "config a list": lambda good: safetensors(_tensors(good), {"config": "[1, 2]"}),
+    "config null": lambda good: safetensors(_tensors(good), {"config": "null"}),
+    "config deep": lambda good: safetensors(_tensors(good), {"config": "[" * 100_000}),
+    "width 16": lambda good: with_config(good, width=16),
+    "width -8": lambda good: with_config(good, width=-8),
+    "width 1e9": lambda good: with_config(good, width=10**9),
+    "width text": lambda good: with_config(good, width="8"),
+    "no width": lambda good: with_config(good, width=None),
+    "size 9": lambda good: with_config(good, size=9),
+    "size 0": lambda good: with_config(good, size=0),
+    "size -8": lambda good: with_config(good, size=-8),
+    "size text": lambda good: with_config(good, size="8"),
+    "size list": lambda good: with_config(good, size=[8]),
+    "no size": lambda good: with_config(good, size=None),
+    "schedule": lambda good: with_config(good, schedule="sigmoid"),
+    "schedule list": lambda good: with_config(good, schedule=["cosine"]),
+    "predict": lambda good: with_config(good, predict="x_0"),
+    "timesteps 0": lambda good: with_config(good, timesteps=0),
+    "timesteps 12.5": lambda good: with_config(good, timesteps=12.5),
+    "linear 12": lambda good: with_config(good, schedule="linear"),
+}
+
+
+def _tensors(good: bytes) -> dict:
+    return {name: tensor + 0 for name, tensor in UNet(8).state_dict().items()}
+
+
+def _config(good: bytes) -> dict:
+    return json.loads(good[8:8 + int.from_bytes(good[:8], "little")])["__metadata__"]
+
+
+def test_spoiling_starts_from_a_good_model(call, weights, tmp_path):
+    """What the next test writes is refused for its fault alone: without one it is accepted."""
+    good, path = weights.read_bytes(), tmp_path / "model.safetensors"
+    for content in (with_config(good), safetensors(_tensors(good), _config(good))):
+        path.write_bytes(content)
+        assert call("ddim", "sample", "--weights", path, "--steps", 2, "--device", "cpu", "--n", 1,
+                    "--out", tmp_path / "a.png").status == 0
+
+
+@pytest.mark.parametrize("spoil", BAD.values(), ids=BAD.keys())
+def test_bad_weights_are_refused(call, weights, tmp_path, spoil):
+    """What is no whole model of this course: exit status 1, one line with its path, no picture."""
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(spoil(weights.read_bytes()))
+    flags = ["--weights", path, "--steps", 2, "--device", "cpu", "--out", tmp_path / "a.png"]
+    call("ddim", "sample", *flags).refuses(1, path)
+    assert names(tmp_path) == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_missing_weights_are_refused(call, tmp_path, folder):
+    """No file, or a folder of that name: exit status 1, one line with its path."""
+    for path in (tmp_path / "none.safetensors", tmp_path):
+        call(folder, "sample", "--weights", path, "--out", tmp_path / "a.png").refuses(1, path)
+    assert names(tmp_path) == []
+
+
+def test_flipped_bytes_in_the_header_end_in_a_picture_or_one_line(call, weights, tmp_path):
+    """60 single changes of header bytes: refused in one line, or harmless; most are refused."""
+    good, path, rng = weights.read_bytes(), tmp_path / "model.safetensors", random.Random(11)
+    length = int.from_bytes(good[:8], "little")
+    config = good.index(b"__metadata__")
+    end = good.index(b"}", config)
+    places = [*range(8), *rng.sample(range(config, end), 22), *rng.sample(range(8, 8 + length), 30)]
+    refused = 0
+    for place in places:
+        spoiled = bytearray(good)
+        spoiled[place] ^= 1 << rng.randrange(7)
+        path.write_bytes(spoiled)
+        result = call("ddim", "sample", "--weights", path, "--steps", 1, "--n", 1, "--device",
+                      "cpu", "--out", tmp_path / "a.png")
+        refused += result.status != 0
+        if result.status != 0:
+            result.refuses(1, path)
+    assert refused > len(places) / 2
+
+
+@pytest.mark.parametrize("way", ["pickle", "torch"])
+def test_pickle_as_weights_is_never_run(call, tmp_path, way):
+    """A pickle in place of the weights is refused, and what it would do is not done."""
+    trap, path = Trap(tmp_path / "sprung"), tmp_path / "model.safetensors"
+    pickled(trap, way, path)
+    call("ddim", "sample", "--weights", path, "--out", tmp_path / "a.png").refuses(1, path)
+    assert names(tmp_path) == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("way", ["pickle", "torch"])
+def test_pickle_as_checkpoint_is_never_run(call, tmp_path, way):
+    """The same for --resume."""
+    trap, path = Trap(tmp_path / "sprung"), tmp_path / "checkpoint.pt"
+    pickled(trap, way, path)
+    flags = [*TINY, "--epochs", 2, "--out", tmp_path, "--resume"]
+    call("ddpm", "train", *flags).refuses(1, path)
+    assert names(tmp_path) == ["checkpoint.pt"]
+
+
+def resaved(path: Path, change) -> None:
+    """The checkpoint, loaded, changed and saved."""
+    torch.save(change(torch.load(path, weights_only=True)), path)
+
+
+def _without(state, name):
+    return {key: value for key, value in state.items() if key != name}
+
+
+BAD_STATES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "half": lambda path: path.write_bytes(path.read_bytes()[:path.stat().st_size // 2]),
+    "random": lambda path: path.write_bytes(random.Random(6).randbytes(9000)),
+    "a tensor": lambda path: torch.save(torch.ones(3), path),
+    "a number": lambda path: torch.save(7, path),
+    "other entries": lambda path: torch.save({"epoch": 3}, path),
+    "no average": lambda path: resaved(path, lambda state: _without(state, "average")),
+    "no config": lambda path: resaved(path, lambda state: _without(state, "config")),
+    "config a list": lambda path: resaved(path, lambda state: {**state, "config": [1]}),
+    "empty config": lambda path: resaved(path, lambda state: {**state, "config": {}}),
+    "empty network": lambda path: resaved(path, lambda state: {**state, "network": {}}),
+    "network a number": lambda path: resaved(path, lambda state: {**state, "network": 7}),
+    "no optimizer": lambda path: resaved(path, lambda state: {**state, "optimizer": {}}),
+    "generator": lambda path: resaved(
+        path, lambda state: {**state, "generator": torch.zeros(5, dtype=torch.uint8)}),
+    "log a number": lambda path: resaved(path, lambda state: {**state, "log": 7}),
+}
+
+
+@pytest.mark.parametrize("spoil", BAD_STATES.values(), ids=BAD_STATES.keys())
+def test_bad_checkpoint_is_refused(call, trained, tmp_path, spoil):
+    """A checkpoint that is damaged or another's: exit status 1, one line, and it is left alone."""
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes((trained / "checkpoint.pt").read_bytes())
+    spoil(path)
+    before = path.read_bytes()
+    flags = [*TINY, "--epochs", 2, "--out", tmp_path, "--resume"]
+    call("ddpm", "train", *flags).refuses(1, path)
+    assert path.read_bytes() == before and names(tmp_path) == ["checkpoint.pt"]
+
+
+def test_mnist_without_a_network_is_refused(call, tmp_path, monkeypatch):
+    """--dataset mnist without files and network: exit status 1, one line that says what to do."""
+    def refuse(*args, **kwargs):
+        raise urllib.error.URLError("no route\nto host")
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    flags = ["--data-dir", tmp_path / "data", "--out", tmp_path / "run", "--device", "cpu"]
+    call("ddpm", "train", *flags).refuses(1, tmp_path / "data", "train-images-idx3-ubyte", "digits")
+
+
+# --- places that cannot be written ----------------------------------------------------------------
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_out_below_a_file_is_refused(call, weights, tmp_path, folder):
+    """A folder that cannot be made: exit status 1, one line that names it, before any work."""
+    (tmp_path / "file").write_text("mine")
+    below = tmp_path / "file" / "a.png"
+    call(folder, "sample", "--weights", weights, "--out", below).refuses(1, tmp_path / "file")
+    call(folder, "sample", "--weights", weights, "--out", tmp_path / "a.png", "--animate",
+         tmp_path / "file" / "a.gif").refuses(1, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine" and names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("below", [".", "deeper/run"])
+def test_training_into_a_file_is_refused(call, tmp_path, below):
+    """--out that is a file, or below one, is refused before the training starts."""
+    (tmp_path / "file").write_text("mine")
+    flags = [*TINY, "--epochs", 1, "--out", tmp_path / "file" / below]
+    call("ddpm", "train", *flags).refuses(1, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_out_that_is_a_folder_is_refused(call, weights, tmp_path):
+    """A folder of the picture's name is refused before any work."""
+    (tmp_path / "a.png").mkdir()
+    call("ddim", "sample", "--weights", weights, "--steps", 2, "--out", tmp_path / "a.png").refuses(
+        1, tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("where", ["fsync", "replace"])
+def test_write_is_all_or_nothing(tmp_path, monkeypatch, where, error):
+    """Broken off before the new file is in place, the old one is whole, and no other is left."""
+    path = tmp_path / "a.txt"
+    files.write(path, b"old")
+
+    def fail(*args):
+        raise error
+    with monkeypatch.context() as patch:
+        patch.setattr(os, where, fail)
+        with pytest.raises(type(error)):
+            files.write(path, b"new")
+    assert path.read_bytes() == b"old" and names(tmp_path) == ["a.txt"]
+    files.write(path, b"new")
+    assert path.read_bytes() == b"new" and names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")
+def test_full_disk_leaves_the_old_picture(weights, tmp_path):
+    """Where a file may hold 200 bytes: exit status 1, one line, the old picture, no other file."""
+    import resource
+    (tmp_path / "samples.png").write_bytes(b"the old picture")
+    result = command("ddim", "sample", "--weights", weights, "--steps", 2, "--device", "cpu",
+                     cwd=tmp_path, preexec_fn=lambda: resource.setrlimit(
+                         resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY)))
+    result.refuses(1, "samples.png")
+    assert (tmp_path / "samples.png").read_bytes() == b"the old picture"
+    assert names(tmp_path) == ["samples.png"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to one process")
+def test_ctrl_c_ends_the_training_with_a_usable_checkpoint(tmp_path):
+    """SIGINT after the first epoch: exit status 130, one line, whole files of a finished epoch."""
+    flags = [*TINY, "--epochs", "100000", "--out", "run"]
+    process = subprocess.Popen([sys.executable, EXAMPLE / "ddpm" / "train.py", *flags],
+                               cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    first = process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    Result(status=process.returncode, out=text(out), err=text(err)).refuses(130, "interrupted")
+    assert first.startswith(b"epoch 1 ")
+    state = checkpoint.load_checkpoint(tmp_path / "run" / "checkpoint.pt")
+    assert len(state["log"]) >= 1 and state["step"] == 2 * len(state["log"])
+    assert set(names(tmp_path / "run")) <= {"checkpoint.pt", "log.csv", "model.safetensors",
+                                            "samples.png"}
