@@ -286,7 +286,7 @@ WRONG = {
     "q_sample eps": lambda a, x, t: q_sample(x, t, x[:, :1], a),
     "q_sample t": lambda a, x, t: q_sample(x, t[:1], x, a),
     "q_sample t as a column": lambda a, x, t: q_sample(x, t[:, None], x, a),
-    "q_posterior x_t": lambda a, x, t: q_posterior(x, x[:1], t, a),
+    "q_posterior x_0": lambda a, x, t: q_posterior(x[:, :1], x, t, a),
     "predict_x_0 eps": lambda a, x, t: predict_x_0(x, t, x[:1], a),
     "ddpm_step z": lambda a, x, t: ddpm_step(x, t, x, a, x[:, :1]),
     "ddpm_step eps": lambda a, x, t: ddpm_step(x, t, x[:, :1], a, x),

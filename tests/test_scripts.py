@@ -147,6 +147,13 @@ def test_picture_holds_64_images(trained):
     assert len(np.unique(cells.reshape(64, 64), axis=0)) == 64
 
 
+def test_picture_is_the_last_models(call, trained, tmp_path):
+    """samples.png is what ddpm/sample.py draws from the finished model with seed 0."""
+    flags = ["--weights", trained / "model.safetensors", "--seed", 0, "--device", "cpu"]
+    call("ddpm", "sample", *flags, "--out", tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes() == (trained / "samples.png").read_bytes()
+
+
 def test_model_is_the_average_in_the_checkpoint(trained, weights):
     """checkpoint.pt loads without pickle's powers; the model is its average, not its network."""
     state = torch.load(trained / "checkpoint.pt", weights_only=True)
@@ -187,6 +194,15 @@ def test_seed_decides_the_weights_to_the_bit(call, weights, tmp_path):
     assert (tmp_path / "same" / "model.safetensors").read_bytes() == weights.read_bytes()
     model, other = load_file(weights), load_file(tmp_path / "other" / "model.safetensors")
     assert not any(torch.equal(model[name], other[name]) for name in model)
+
+
+def test_seed_decides_where_the_weights_start(call, tmp_path):
+    """Two seeds start from different weights, as a learning rate of next to nothing shows."""
+    flags = [*TINY, "--epochs", 1, "--lr", 1e-30]
+    for seed in (3, 4):
+        call("ddpm", "train", *flags, "--seed", seed, "--out", tmp_path / str(seed))
+    one, other = (load_file(tmp_path / seed / "model.safetensors")["stem.weight"] for seed in "34")
+    assert (one - other).abs().max() > 0.01
 
 
 def interrupt(monkeypatch, steps: int):
@@ -291,9 +307,12 @@ def test_ddim_with_eta_1_over_all_steps_draws_ddpms_images(call, weights, tmp_pa
     assert abs(ddpm - eta_0).max() > 40
 
 
-@pytest.mark.parametrize(("folder", "steps", "frames"), [("ddpm", 12, 13), ("ddim", 4, 5)])
-def test_animation_ends_with_the_picture(call, folder, steps, frames, weights, tmp_path):
-    """The film starts with noise, has a frame for each of these few steps, and ends as the .png."""
+@pytest.mark.parametrize(("folder", "steps", "most", "frames"), [
+    ("ddpm", 12, 48, 13), ("ddpm", 12, 5, 6), ("ddim", 4, 48, 5)])
+def test_animation_runs_from_the_noise_to_the_picture(call, folder, steps, most, frames, weights,
+                                                      tmp_path, monkeypatch):
+    """The film starts with noise, has a frame a step but no more than some, ends as the .png."""
+    monkeypatch.setattr(draw, "FRAMES", most)
     flags = ["--weights", weights, "--n", 4, "--seed", 5, "--device", "cpu"]
     flags += ["--steps", steps] if folder == "ddim" else []
     call(folder, "sample", *flags, "--out", tmp_path / "a.png", "--animate", tmp_path / "a.gif")
@@ -636,11 +655,11 @@ def test_training_into_a_file_is_refused(call, tmp_path, below):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_out_that_is_a_folder_is_refused(call, weights, tmp_path):
-    """A folder of the picture's name is refused before any work."""
+def test_out_that_is_a_folder_is_refused(call, tmp_path):
+    """A folder of the picture's name is refused before any work, even before the weights."""
     (tmp_path / "a.png").mkdir()
-    call("ddim", "sample", "--weights", weights, "--steps", 2, "--out", tmp_path / "a.png").refuses(
-        1, tmp_path / "a.png")
+    flags = ["--weights", tmp_path / "none.safetensors", "--out", tmp_path / "a.png"]
+    call("ddim", "sample", *flags).refuses(1, tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
@@ -680,9 +699,12 @@ def test_ctrl_c_ends_the_training_with_a_usable_checkpoint(tmp_path):
     flags = [*TINY, "--epochs", "100000", "--out", "run"]
     process = subprocess.Popen([sys.executable, EXAMPLE / "ddpm" / "train.py", *flags],
                                cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    first = process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+    try:
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
     Result(status=process.returncode, out=text(out), err=text(err)).refuses(130, "interrupted")
     assert first.startswith(b"epoch 1 ")
     state = checkpoint.load_checkpoint(tmp_path / "run" / "checkpoint.pt")
