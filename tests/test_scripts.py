@@ -247,7 +247,7 @@ def test_resume_of_nothing_says_so_and_starts_anew(call, weights, tmp_path):
 
 
 @pytest.mark.parametrize(("flag", "value", "word"), [
-    ("--epochs", 3, "epochs"), ("--seed", 4, "seed"), ("--width", 16, "width"), ("--lr", 0.1, "lr"),
+    ("--seed", 4, "seed"), ("--width", 16, "width"), ("--lr", 0.1, "lr"),
     ("--timesteps", 13, "timesteps"), ("--batch-size", 599, "batch_size"),
     ("--predict", "eps", "predict")])
 def test_resume_with_other_settings_is_refused(call, trained, flag, value, word):
@@ -256,6 +256,16 @@ def test_resume_with_other_settings_is_refused(call, trained, flag, value, word)
     flags = [*TINY, "--epochs", 2, "--out", trained, "--resume", flag, value]
     call("ddpm", "train", *flags).refuses(2, word)
     assert (trained / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_finished_run_may_go_on(call, tmp_path):
+    """--resume with more --epochs trains further, and the model's configuration says so."""
+    flags = [*TINY, "--out", tmp_path]
+    call("ddpm", "train", *flags, "--epochs", 1)
+    result = call("ddpm", "train", *flags, "--epochs", 3, "--resume")
+    assert result.status == 0 and "going on after epoch 1 of 3" in result.out
+    assert [row["epoch"] for row in rows(tmp_path)] == ["1", "2", "3"]
+    assert checkpoint.load_checkpoint(tmp_path / "checkpoint.pt")["config"]["epochs"] == 3
 
 
 def test_loss_that_is_no_number_ends_the_training(call, tmp_path):

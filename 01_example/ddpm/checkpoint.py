@@ -12,6 +12,8 @@ from ddpm import EPS_MODELS, SCHEDULES
 from files import write
 from unet import UNet
 
+CONFIG = {"dataset", "size", "epochs", "batch_size", "lr", "timesteps", "schedule", "predict",
+          "width", "seed"}
 STATE = {"config", "step", "log", "network", "average", "optimizer", "generator"}
 
 
@@ -35,7 +37,8 @@ def load_model(path: Path, device: torch.device) -> tuple[UNet, Tensor, dict]:
         for name in ("width", "size", "timesteps"):
             if not (isinstance(config[name], int) and config[name] > 0):
                 raise ValueError(name)
-        EPS_MODELS[config["predict"]]
+        if config["size"] % 4 or config["predict"] not in EPS_MODELS:
+            raise ValueError(config)
         alpha_bar = SCHEDULES[config["schedule"]](config["timesteps"])
         with torch.device("meta"):             # only shapes, until the tensors take their places
             network = UNet(config["width"])
@@ -58,7 +61,7 @@ def load_checkpoint(path: Path) -> dict:
     """What save_checkpoint wrote, on the CPU. Raises: OSError if the file is anything else."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if set(state) != STATE:
+        if set(state) != STATE or set(state["config"]) != CONFIG:
             raise ValueError(list(state))
         return state
     except OSError:

@@ -32,6 +32,7 @@ def mnist(data_dir: Path = FOLDER, train: bool = True) -> Tensor:
     Raises: OSError if the files are not there and cannot be downloaded, or are not MNIST's.
     """
     raw = data_dir / "MNIST" / "raw"
+    _check(raw)
     import_torchvision()
     from torchvision.datasets import MNIST
     try:
@@ -39,11 +40,9 @@ def mnist(data_dir: Path = FOLDER, train: bool = True) -> Tensor:
             warnings.simplefilter("ignore")             # torchvision warns about its own mirrors
             data_set = MNIST(data_dir, train=train, download=True)
     except (OSError, RuntimeError, ValueError) as error:
-        _check(raw)   # a damaged file is the better explanation
         raise OSError(f"MNIST is not in {raw} and could not be downloaded: put its four files "
                       f"({', '.join(MNIST_FILES)}) there by hand, or take --dataset digits, "
                       "which needs no network") from error
-    _check(raw)
     return data_set.data[:, None]
 
 

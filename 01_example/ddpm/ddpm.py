@@ -29,7 +29,7 @@ def linear_schedule(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -
     if T < 1:
         raise ValueError(f"a schedule needs at least one step, not T = {T}")
     beta = torch.linspace(beta_1, beta_T, T, dtype=torch.float64) * (1000 / T)
-    if not (0 < beta.min() and beta.max() < 1):
+    if not (0 < beta.min() and max(beta_1, beta_T) * 1000 / T < 1):
         raise ValueError(f"the linear schedule rescaled to T = {T} has a beta outside (0, 1): "
                          "take more steps, or the cosine schedule")
     return _alpha_bar(beta)

@@ -27,11 +27,20 @@ from files import prepare, write
 from picture import grid, png
 from unet import UNet
 
-EPOCHS = {"mnist": 30, "digits": 400}
+EPOCHS = {"mnist": 30, "digits": 200}
 EMA_DECAY = 0.999        # the averaged weights look back over about 1 / (1 - decay) steps
 WARM_UP = 0.02           # the share of all steps in which the learning rate climbs to its peak
 CLIP = 1.0               # the largest norm of a gradient
 PICTURES = 3             # how often in a training samples.png is drawn
+
+
+def width(text: str) -> int:
+    """A flag's value that counts channels: even for the time's sines and cosines, and above 64 a
+    multiple of 32, so that the attention's heads get equal shares."""
+    value = count(text)
+    if value % (32 if value > 64 else 2):
+        raise argparse.ArgumentTypeError(f"{text} is not even, or above 64 no multiple of 32")
+    return value
 
 
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, Parser]:
@@ -49,12 +58,17 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, Parser]:
     parser.add_argument("--schedule", choices=list(SCHEDULES), default="cosine", help="alpha_bar")
     parser.add_argument("--predict", choices=list(LOSSES), default="v",
                         help="what the network predicts: the noise, or v, a mixture of it and x_0")
-    parser.add_argument("--width", type=count, default=64, help="channels of the U-Net")
+    parser.add_argument("--width", type=width, default=64, help="channels of the U-Net")
     parser.add_argument("--seed", type=seed, default=0, help="of weights, batches and noise")
     parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt")
+    parser.add_argument("--resume", action="store_true",
+                        help="go on from OUT/checkpoint.pt; of the flags only --epochs may differ")
     args = parser.parse_args(argv)
     args.epochs = vars(args).get("epochs", EPOCHS[args.dataset])
+    try:
+        SCHEDULES[args.schedule](args.timesteps)
+    except ValueError as error:
+        parser.error(f"--timesteps {args.timesteps}: {error}")
     return args, parser
 
 
@@ -130,7 +144,7 @@ class Training:
 
     def restore(self, state: dict) -> None:
         """Goes back to what state() returned."""
-        self.step, self.log = state["step"], state["log"]
+        self.step, self.log = int(state["step"]), list(state["log"])
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -153,11 +167,15 @@ def open_training(args: argparse.Namespace, parser: Parser) -> Training:
     training = Training(config, images, args.device)
     if found:
         state = load_checkpoint(path)
-        other = [f"{name} {value}" for name, value in state["config"].items()
-                 if config.get(name) != value]
+        other = [f"{name} {state['config'][name]}" for name in config
+                 if name != "epochs" and state["config"][name] != config[name]]
         if other:
             parser.error(f"{args.out} holds a run with other settings: {', '.join(other)}")
-        training.restore(state)
+        try:
+            training.restore(state)
+        except (TypeError, ValueError, KeyError, RuntimeError) as error:
+            raise OSError(f"{path} does not fit its own settings: delete it, and start "
+                          "anew") from error
         print(f"going on after epoch {len(training.log)} of {args.epochs} in {args.out}")
     elif args.resume:
         print(f"no checkpoint in {args.out} yet: starting anew")
