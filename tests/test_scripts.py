@@ -707,8 +707,10 @@ def test_full_disk_leaves_the_old_picture(weights, tmp_path):
 def test_ctrl_c_ends_the_training_with_a_usable_checkpoint(tmp_path):
     """SIGINT after the first epoch: exit status 130, one line, whole files of a finished epoch."""
     flags = [*TINY, "--epochs", "100000", "--out", "run"]
-    process = subprocess.Popen([sys.executable, EXAMPLE / "ddpm" / "train.py", *flags],
-                               cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(      # a job in the background inherits an ignored SIGINT: undo that
+        [sys.executable, EXAMPLE / "ddpm" / "train.py", *flags], cwd=tmp_path,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     try:
         first = process.stdout.readline()
         process.send_signal(signal.SIGINT)
