@@ -1,17 +1,19 @@
-r"""DDIM, what is new over DDPM: a step to any earlier time with any share of noise, fewer times.
+r"""DDIM, what is new over DDPM: long steps with any share of noise, and the way back to the noise.
 
 Equations are those of Song, Meng and Ermon 2020 (arXiv 2010.02502), whose alpha is our alpha_bar:
 T + 1 float64 entries, alpha_bar[0] = 1. Images x are (N, ...) tensors in [-1, 1]; times t and s are
 ints, or integer tensors (N,) on alpha_bar's device. `eps_model(x_t, t)` is any callable that takes
 an integer tensor t (N,) on x_t's device and returns its estimate of the noise in x_t, shaped like
-x_t: it is trained as DDPM's is, since both have the same marginals q(x_t | x_0).
+x_t: it is trained as DDPM's is, since both have the same marginals q(x_t | x_0). Noise comes from
+one generator for a batch, or from a list of them, one for each image.
 """
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 EpsModel = Callable[[Tensor, Tensor], Tensor]
+Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 def per_image(c: Tensor, x: Tensor) -> Tensor:
@@ -40,6 +42,18 @@ def ddim_step(x_t: Tensor, t: int | Tensor, s: int | Tensor, eps: Tensor, alpha_
             + per_image(sigma, x_t) * z)
 
 
+def sigma_hat_step(x_t: Tensor, t: int | Tensor, s: int | Tensor, eps: Tensor, alpha_bar: Tensor,
+                   eta: float, z: Tensor, clip: bool = False) -> Tensor:
+    """ddim_step with the larger noise sigma-hat, sqrt(1 - a_t / a_s), of DDPM's beta (section 5).
+
+    Only the noise is larger: the factor of eps keeps the sigma of eta, which is 1 in the paper. A
+    step to s = 0 adds none.
+    """
+    sigma_hat = (1 - alpha_bar[t] / alpha_bar[s]).sqrt() * (s > 0)
+    quiet = ddim_step(x_t, t, s, eps, alpha_bar, eta, torch.zeros_like(z), clip)
+    return quiet + per_image(sigma_hat, x_t) * z
+
+
 def subsequence(T: int, S: int, kind: str = "linear") -> list[int]:
     """S of the times 1..T, increasing, the last one T: tau of appendix D.2.
 
@@ -56,17 +70,56 @@ def subsequence(T: int, S: int, kind: str = "linear") -> list[int]:
     raise ValueError(f"a sub-sequence is linear or quadratic, not {kind}")
 
 
+def noise_like(x: Tensor, generator: Generators = None) -> Tensor:
+    """Standard normal noise shaped like x (N, ...), drawn where the generator lives, or each's."""
+    if isinstance(generator, Sequence):
+        return torch.cat([noise_like(x_i, g)
+                          for x_i, g in zip(x.split(1), generator, strict=True)])
+    home = x.device if generator is None else generator.device
+    return torch.randn(x.shape, dtype=x.dtype, device=home, generator=generator).to(x.device)
+
+
 @torch.no_grad()
 def sample(eps_model: EpsModel, alpha_bar: Tensor, x_T: Tensor, tau: list[int], eta: float = 0.0,
-           generator: torch.Generator | None = None, clip: bool = False) -> Iterator[Tensor]:
+           generator: Generators = None, clip: bool = False, step: Callable = ddim_step
+           ) -> Iterator[Tensor]:
     """Yields x at each earlier time of tau and at last x_0, each shaped like x_T, N(0, I) noise.
 
-    tau is increasing and ends at T, where x_T lives. The noise is drawn on the generator's device.
+    tau is increasing and ends at T, where x_T lives. `step` is ddim_step or sigma_hat_step. With
+    eta = 0 no noise is drawn.
     """
     x_t = x_T
-    home = x_T.device if generator is None else generator.device
     for t, s in zip(reversed(tau), reversed([0, *tau[:-1]]), strict=True):
         eps = eps_model(x_t, torch.full(x_t.shape[:1], t, device=x_t.device))
-        z = torch.randn(x_t.shape, dtype=x_t.dtype, device=home, generator=generator).to(x_t.device)
-        x_t = ddim_step(x_t, t, s, eps, alpha_bar, eta, z, clip)
+        z = noise_like(x_t, generator) if eta else torch.zeros_like(x_t)
+        x_t = step(x_t, t, s, eps, alpha_bar, eta, z, clip)
         yield x_t
+
+
+@torch.no_grad()
+def encode(eps_model: EpsModel, alpha_bar: Tensor, x_0: Tensor, tau: list[int]) -> Iterator[Tensor]:
+    """Yields x at each time of tau, the last one the code x_T of the image x_0 (N, ...).
+
+    These are Euler steps of the ODE behind eta = 0 (equation 14), from clean to noisy; sample with
+    eta = 0 undoes them, exactly only in the limit of many steps (section 5.4). No network has seen
+    t = 0: there it is asked at t = 1.
+    """
+    x_s = x_0
+    for s, t in zip([0, *tau[:-1]], tau, strict=True):
+        eps = eps_model(x_s, torch.full(x_s.shape[:1], max(s, 1), device=x_s.device))
+        a_s, a_t = alpha_bar[s], alpha_bar[t]
+        x_0 = per_image(1 / a_s.sqrt(), x_s) * x_s - per_image((1 / a_s - 1).sqrt(), x_s) * eps
+        x_s = per_image(a_t.sqrt(), x_s) * x_0 + per_image((1 - a_t).sqrt(), x_s) * eps
+        yield x_s
+
+
+def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
+    """The point at that share, 0..1, of the arc from a to b, (N, ...), image by image.
+
+    Spherical interpolation (appendix D.5) keeps the length of noise, which a straight mixture of
+    a and b would lose. a and b are no multiples of each other.
+    """
+    assert a.shape == b.shape
+    angle = torch.cosine_similarity(a.flatten(1), b.flatten(1)).acos()
+    return (per_image(((1 - share) * angle).sin() / angle.sin(), a) * a
+            + per_image((share * angle).sin() / angle.sin(), b) * b)

@@ -24,16 +24,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=count, default=50, help="S, the times visited, at most T")
     parser.add_argument("--eta", type=fraction, default=0.0,
                         help="the share of DDPM's noise: 0 is DDIM, 1 adds as much as DDPM")
+    parser.add_argument("--spacing", choices=("linear", "quadratic"), default="linear",
+                        help="of the times: even, or denser where the image is nearly clean")
     args = parser.parse_args(argv)
     prepare_outputs(args, parser)
     network, alpha_bar, config = load_model(args.weights, args.device)
     eps_model = EPS_MODELS[config["predict"]](fast(network), alpha_bar)
     if args.steps > config["timesteps"]:
         parser.error(f"--steps {args.steps}: the model's chain has {config['timesteps']} steps")
-    tau = subsequence(config["timesteps"], args.steps)
+    tau = subsequence(config["timesteps"], args.steps, args.spacing)
 
-    def sampler(eps_model, alpha_bar, x_T, generator):
-        return sample(eps_model, alpha_bar, x_T, tau, args.eta, generator, clip=True)
+    def sampler(eps_model, alpha_bar, x_T, generators):
+        return sample(eps_model, alpha_bar, x_T, tau, args.eta, generators, clip=True)
 
     save(*generate(sampler, args.steps, eps_model, alpha_bar, args.n, config["size"], args.seed,
                    args.device), args)

@@ -8,12 +8,13 @@ alpha_bar's device, one time per image. `eps_model(x_t, t)` is any callable that
 t (on x_t's device) and returns its estimate of the noise in x_t, shaped like x_t.
 """
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 EpsModel = Callable[[Tensor, Tensor], Tensor]
+Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 # --- schedules ------------------------------------------------------------------------------------
@@ -153,15 +154,21 @@ def ddpm_step(x_t: Tensor, t: int | Tensor, eps: Tensor, alpha_bar: Tensor, z: T
     return mean + variance.sqrt() * z
 
 
-def noise_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Standard normal noise shaped like x, drawn on the generator's device (x's without one)."""
+def noise_like(x: Tensor, generator: Generators = None) -> Tensor:
+    """Standard normal noise shaped like x (N, ...), drawn on the generator's device, or x's.
+
+    A list of generators has one for each image, which is then the same in any batch.
+    """
+    if isinstance(generator, Sequence):
+        return torch.cat([noise_like(x_i, g)
+                          for x_i, g in zip(x.split(1), generator, strict=True)])
     device = x.device if generator is None else generator.device
     return torch.randn(x.shape, dtype=x.dtype, device=device, generator=generator).to(x.device)
 
 
 @torch.no_grad()
 def sample(eps_model: EpsModel, alpha_bar: Tensor, x_T: Tensor,
-           generator: torch.Generator | None = None, clip: bool = False) -> Iterator[Tensor]:
+           generator: Generators = None, clip: bool = False) -> Iterator[Tensor]:
     """Algorithm 2: yields x_{T-1}, ..., x_1, x_0, each shaped like x_T, which is N(0, I) noise."""
     x_t = x_T
     for t in range(len(alpha_bar) - 1, 0, -1):

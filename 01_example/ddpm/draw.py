@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from cli import Parser, count, seed
 from data import to_uint8
-from ddpm import EpsModel, noise_like
+from ddpm import EpsModel, Generators, noise_like
 from device import device
 from files import prepare, write
 from picture import gif, grid, png
@@ -21,7 +21,7 @@ BATCH = 250      # images drawn at once: memory does not grow with --n
 FRAMES = 30      # of an animation, whatever the number of steps
 FILMED = 36      # images in an animation
 
-Sampler = Callable[[EpsModel, Tensor, Tensor, torch.Generator], Iterator[Tensor]]
+Sampler = Callable[[EpsModel, Tensor, Tensor, Generators], Iterator[Tensor]]
 
 
 def sampling_parser(doc: str) -> Parser:
@@ -49,22 +49,28 @@ def prepare_outputs(args: argparse.Namespace, parser: Parser) -> None:
         prepare(path)
 
 
+def generator_of(seed: int, i: int) -> torch.Generator:
+    """Where image i of that seed gets its noise; the odd factor keeps the seeds' ranges apart."""
+    return torch.Generator().manual_seed((seed * 0x9E3779B1 + i) % 2**32)
+
+
 def generate(sampler: Sampler, steps: int, eps_model: EpsModel, alpha_bar: Tensor, n: int,
              size: int, seed: int, device: torch.device) -> tuple[Tensor, list[Tensor]]:
     """n images drawn in batches: uint8 (n, 1, size, size), and FRAMES states of the first FILMED.
 
-    The noise comes from a generator on the CPU, so that one seed means one picture on any device.
+    Each image has a generator of its own, on the CPU, so that a seed means the same images on any
+    device, in batches of any size, among any n.
     """
-    generator = torch.Generator().manual_seed(seed)
     images, frames = [], []
-    batches = [min(BATCH, n - start) for start in range(0, n, BATCH)]
+    batches = [range(n)[start:start + BATCH] for start in range(0, n, BATCH)]
     with tqdm(total=steps * len(batches), unit="step", desc="sampling", leave=False) as bar:
         for batch in batches:
-            x_T = noise_like(torch.empty(batch, 1, size, size, device=device), generator)
+            generators = [generator_of(seed, i) for i in batch]
+            x_T = noise_like(torch.empty(len(batch), 1, size, size, device=device), generators)
             filming = not images
             if filming:
                 frames.append(to_uint8(x_T[:FILMED]))
-            for i, x in enumerate(sampler(eps_model, alpha_bar, x_T, generator), 1):
+            for i, x in enumerate(sampler(eps_model, alpha_bar, x_T, generators), 1):
                 if filming and i * FRAMES // steps > (i - 1) * FRAMES // steps:
                     frames.append(to_uint8(x[:FILMED]))
                 bar.update()
