@@ -27,7 +27,12 @@ def to_uint8(x: Tensor) -> Tensor:
 
 
 def mnist(data_dir: Path = FOLDER, train: bool = True) -> Tensor:
-    """MNIST's 60,000 training or 10,000 test images, (N, 1, 28, 28), uint8; downloaded once.
+    """MNIST's 60,000 training or 10,000 test images, (N, 1, 28, 28), uint8; see below."""
+    return mnist_with_labels(data_dir, train)[0]
+
+
+def mnist_with_labels(data_dir: Path = FOLDER, train: bool = True) -> tuple[Tensor, Tensor]:
+    """MNIST's training or test images and their labels 0..9, (N,), int64; downloaded once.
 
     Raises: OSError if the files are not there and cannot be downloaded, or are not MNIST's.
     """
@@ -43,7 +48,7 @@ def mnist(data_dir: Path = FOLDER, train: bool = True) -> Tensor:
         raise OSError(f"MNIST is not in {raw} and could not be downloaded: put its four files "
                       f"({', '.join(MNIST_FILES)}) there by hand, or take --dataset digits, "
                       "which needs no network") from error
-    return data_set.data[:, None]
+    return data_set.data[:, None], data_set.targets
 
 
 def _check(raw: Path) -> None:

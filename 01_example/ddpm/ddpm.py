@@ -99,6 +99,39 @@ def l_simple(eps_model: EpsModel, x_0: Tensor, t: Tensor, eps: Tensor, alpha_bar
     return (eps - estimate).square().mean()
 
 
+def l_vlb(eps_model: EpsModel, x_0: Tensor, t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
+    """The bound L itself, in nats a pixel: l_simple with equation 12's weight, sigma_t^2 = beta_t.
+
+    At t = 1, where the paper decodes pixels, this is the density of a Gaussian, up to a constant.
+    """
+    estimate = eps_model(q_sample(x_0, t, eps, alpha_bar), t.to(x_0.device))
+    a_t, a_s = alpha_bar[t], alpha_bar[t - 1]
+    weight = (1 - a_t / a_s) / (2 * (a_t / a_s) * (1 - a_t))
+    assert estimate.shape == eps.shape
+    return (per_image(weight, x_0) * (eps - estimate).square()).mean()
+
+
+def l_mu(mu_model: EpsModel, x_0: Tensor, t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
+    """The mean over images and pixels of (mu_tilde - mu_model(x_t, t))^2: the network predicts the
+    mean of the step back, mu_tilde of equation 7."""
+    return _mu_error(mu_model, x_0, t, eps, alpha_bar).square().mean()
+
+
+def l_mu_vlb(mu_model: EpsModel, x_0: Tensor, t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
+    """The bound L, in nats a pixel, of a network that predicts mu_tilde (equation 8)."""
+    beta = 1 - alpha_bar[t] / alpha_bar[t - 1]
+    error = _mu_error(mu_model, x_0, t, eps, alpha_bar)
+    return (per_image(1 / (2 * beta), x_0) * error.square()).mean()
+
+
+def _mu_error(mu_model: EpsModel, x_0: Tensor, t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
+    """mu_tilde - mu_model(x_t, t), like x_0."""
+    x_t = q_sample(x_0, t, eps, alpha_bar)
+    estimate = mu_model(x_t, t.to(x_0.device))
+    assert estimate.shape == x_0.shape
+    return q_posterior(x_0, x_t, t, alpha_bar)[0] - estimate
+
+
 def l_v(v_model: EpsModel, x_0: Tensor, t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
     """The mean over images and pixels of (v - v_model(x_t, t))^2, for a network that predicts v.
 
@@ -110,6 +143,14 @@ def l_v(v_model: EpsModel, x_0: Tensor, t: Tensor, eps: Tensor, alpha_bar: Tenso
     v = per_image(a_t.sqrt(), x_0) * eps - per_image((1 - a_t).sqrt(), x_0) * x_0
     assert estimate.shape == v.shape
     return (v - estimate).square().mean()
+
+
+def mu_to_eps(mu: Tensor, x_t: Tensor, t: int | Tensor, alpha_bar: Tensor) -> Tensor:
+    """The noise in x_t, given the mean mu of the step back: equation 11 solved for eps."""
+    assert mu.shape == x_t.shape
+    a_t, a_s = alpha_bar[t], alpha_bar[t - 1]
+    towards = x_t - per_image((a_t / a_s).sqrt(), x_t) * mu
+    return per_image((1 - a_t).sqrt() / (1 - a_t / a_s), x_t) * towards
 
 
 def v_to_eps(v: Tensor, x_t: Tensor, t: int | Tensor, alpha_bar: Tensor) -> Tensor:
@@ -124,9 +165,20 @@ def eps_model_of_v(v_model: EpsModel, alpha_bar: Tensor) -> EpsModel:
     return lambda x_t, t: v_to_eps(v_model(x_t, t), x_t, t.to(alpha_bar.device), alpha_bar)
 
 
-# What a network predicts: the loss that trains it, and how it becomes an eps_model.
-LOSSES = {"eps": l_simple, "v": l_v}
-EPS_MODELS = {"eps": lambda network, alpha_bar: network, "v": eps_model_of_v}
+def eps_model_of_mu(mu_model: EpsModel, alpha_bar: Tensor) -> EpsModel:
+    """A network that predicts mu_tilde, as the eps_model that every sampler takes."""
+    return lambda x_t, t: mu_to_eps(mu_model(x_t, t), x_t, t.to(alpha_bar.device), alpha_bar)
+
+
+def eps_model_of_eps(eps_model: EpsModel, alpha_bar: Tensor) -> EpsModel:
+    """A network that predicts eps is one already."""
+    return eps_model
+
+
+# What a network predicts, and by which loss: the loss, and how the network becomes an eps_model.
+LOSSES = {"v": l_v, "eps": l_simple, "eps-vlb": l_vlb, "mu": l_mu, "mu-vlb": l_mu_vlb}
+EPS_MODELS = {"v": eps_model_of_v, "eps": eps_model_of_eps, "eps-vlb": eps_model_of_eps,
+              "mu": eps_model_of_mu, "mu-vlb": eps_model_of_mu}
 
 
 # --- sampling -------------------------------------------------------------------------------------

@@ -22,13 +22,13 @@ def device(text: str) -> torch.device:
     return torch.device(text)
 
 
-def fast(network: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
-    """The network (x_t, t) -> float32, computed in bfloat16 where its device is fast at that."""
+def fast(network: nn.Module) -> Callable[..., Tensor]:
+    """The network with float32 results, computed in bfloat16 where its device is fast at that."""
     home = next(network.parameters()).device.type
     has_bf16 = {"cuda": torch.cuda.is_bf16_supported, "mps": lambda: False,
                 "cpu": torch.cpu._is_avx512_bf16_supported}[home]()
 
-    def computed(x_t: Tensor, t: Tensor) -> Tensor:
+    def computed(*inputs: Tensor) -> Tensor:
         with torch.autocast(home, torch.bfloat16, enabled=has_bf16):
-            return network(x_t, t).float()
+            return network(*inputs).float()
     return computed

@@ -1,0 +1,97 @@
+"""A digit classifier: the eyes through which samples are judged."""
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from data import to_unit
+from device import fast
+from files import write
+
+SHIPPED = Path(__file__).resolve().parents[1] / "weights" / "classifier.safetensors"
+BATCH = 128
+LEARNING_RATE = 4e-3     # at its peak
+SHIFT = 2                # pixels by which a training batch is moved, at most
+
+
+class Classifier(nn.Module):
+    """Images (N, 1, 28, 28) in [-1, 1] in; `features` (N, 96), or logits (N, 10), out."""
+
+    def __init__(self):
+        super().__init__()
+        self.maps = nn.Sequential(block(1, 32), block(32, 32), block(32, 64, 2), block(64, 64),
+                                  block(64, 96, 2), block(96, 96))
+        self.head = nn.Linear(96, 10)
+
+    def features(self, x: Tensor) -> Tensor:
+        assert x.shape[1:] == (1, 28, 28), f"{tuple(x.shape)}"
+        return self.maps(x).mean((2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+def block(c_in: int, c_out: int, stride: int = 1) -> nn.Sequential:
+    """ReLU(norm(conv(x)))."""
+    return nn.Sequential(nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False), nn.BatchNorm2d(c_out),
+                         nn.ReLU())
+
+
+def fit(images: Tensor, labels: Tensor, epochs: int, seed: int, device: torch.device) -> Classifier:
+    """A classifier of uint8 images (N, 1, 28, 28) with labels 0..9 (N,), trained from nothing."""
+    torch.manual_seed(seed)
+    network = Classifier().to(device, memory_format=torch.channels_last)
+    images, labels, steps = images.to(device), labels.to(device), len(images) // BATCH
+    optimizer = torch.optim.Adam(network.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, epochs * steps)
+    logits = fast(network)
+    for _ in tqdm(range(epochs), unit="epoch", desc="classifier", leave=False):
+        for batch in torch.randperm(len(images)).to(device).split(BATCH)[:steps]:
+            moved = torch.roll(images[batch], torch.randint(-SHIFT, SHIFT + 1, (2,)).tolist(),
+                               (2, 3))
+            loss = F.cross_entropy(logits(to_unit(moved)), labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return network.eval()
+
+
+@torch.no_grad()
+def look(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Features (N, 96), float64, and class probabilities (N, 10), of uint8 images; on the CPU."""
+    home = next(network.parameters()).device
+    features = [network.features(to_unit(part.to(home))) for part in images.split(500)]
+    probabilities = [network.head(part).softmax(1).cpu() for part in features]
+    return torch.cat(features).double().cpu(), torch.cat(probabilities)
+
+
+def accuracy(network: Classifier, images: Tensor, labels: Tensor) -> float:
+    """The share of the uint8 images whose most probable class is the label."""
+    return (look(network, images)[1].argmax(1) == labels).double().mean().item()
+
+
+def save_classifier(path: Path, network: Classifier, card: dict) -> None:
+    """The weights as safetensors, with facts about them as JSON in the header."""
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+    write(path, save(tensors, metadata={"classifier": json.dumps(card)}))
+
+
+def load_classifier(path: Path, device: torch.device) -> Classifier:
+    """The trained classifier, on the device. Raises: OSError if the file is not one."""
+    if not path.is_file():
+        raise OSError(f"there is no file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        network = Classifier()
+        network.load_state_dict(tensors)
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        raise OSError(f"{path} is damaged, or no classifier of this course: take the one that is "
+                      "shipped, or what train_classifier.py wrote") from error
+    return network.to(device).requires_grad_(False).eval()

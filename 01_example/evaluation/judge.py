@@ -1,0 +1,63 @@
+"""Samples beside MNIST's test images, as the shipped classifier sees both."""
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from classifier import SHIPPED, accuracy, fit, load_classifier, look
+from data import FOLDER, mnist, mnist_with_labels
+from frechet import frechet_distance, standard_error
+
+LEAST = 100              # samples: more than there are features
+FLOOR_DRAWS = 5          # sets of training images that stand for perfect samples
+SHOWN = 300_000          # images that a classifier sees while it learns from samples
+
+
+class Judge:
+    """The shipped classifier and what it sees in MNIST's test images.
+
+    Raises: OSError if MNIST or the classifier cannot be read.
+    """
+
+    def __init__(self, device: torch.device, data_dir: Path = FOLDER):
+        self.device, self.data_dir = device, data_dir
+        self.network = load_classifier(SHIPPED, device)
+        self.test, self.labels = mnist_with_labels(data_dir, train=False)
+        self.features, self.probabilities = look(self.network, self.test)
+
+    def measure(self, images: Tensor) -> dict:
+        """The Frechet distance of uint8 images (n, 1, 28, 28), classes and confidence, as numbers.
+
+        Raises: ValueError if n is too small for a covariance.
+        """
+        features, probabilities = look(self.network, images)
+        return {"n": len(images),
+                "frechet": round(frechet_distance(features, self.features), 4),
+                "standard_error": round(standard_error(features, self.features), 4)
+                } | summary(probabilities)
+
+    def floor(self, n: int) -> dict:
+        """The same distance for n real images: the mean of FLOOR_DRAWS random sets of training
+        images, and their standard deviation. No sampler can be expected to do better."""
+        images, generator = mnist(self.data_dir), torch.Generator().manual_seed(0)
+        sets = [images[torch.randperm(len(images), generator=generator)[:n]]
+                for _ in range(FLOOR_DRAWS)]
+        distances = torch.tensor([frechet_distance(look(self.network, real)[0], self.features)
+                                  for real in sets], dtype=torch.float64)
+        return {"n": n, "frechet": round(distances.mean().item(), 4),
+                "standard_deviation": round(distances.std().item(), 4)}
+
+    def learn(self, images: Tensor, seed: int = 0) -> float:
+        """The accuracy on the test images of a new classifier that was trained on these images
+        alone, with the labels that the shipped one gives them."""
+        named = look(self.network, images)[1].argmax(1)
+        epochs = max(1, SHOWN // len(images))
+        return accuracy(fit(images, named, epochs, seed, self.device), self.test, self.labels)
+
+
+def summary(probabilities: Tensor) -> dict:
+    """Of class probabilities (N, 10): the mean of the largest, and how often it is each class's."""
+    confidence, named = probabilities.max(1)
+    shares = torch.bincount(named, minlength=10) / len(named)
+    return {"confidence": round(confidence.mean().item(), 4),
+            "classes": [round(share, 4) for share in shares.tolist()]}
