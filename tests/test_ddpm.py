@@ -9,9 +9,13 @@ from ddpm import (
     LOSSES,
     cosine_schedule,
     ddpm_step,
+    l_mu,
+    l_mu_vlb,
     l_simple,
     l_v,
+    l_vlb,
     linear_schedule,
+    mu_to_eps,
     predict_x_0,
     q_posterior,
     q_sample,
@@ -216,19 +220,60 @@ def test_v_is_what_the_noise_and_the_data_say(randn):
     assert loss.item() == pytest.approx(off.square().mean().item(), rel=1e-12)
 
 
-def test_models_of_eps_and_v_sample_alike(mixture, randn):
-    """A network that predicts v, wrapped, is to a sampler what one that predicts eps is."""
+@every_schedule
+@pytest.mark.parametrize("of_T", [0, 0.3, 0.9, 1])
+def test_the_bound_is_one_however_the_network_is_asked(of_T, alpha_bar, randn):
+    """L of a network that predicts eps (equation 12) is L of the mean that it implies (equation 8),
+    and the Kullback-Leibler divergence of two Gaussians with variance beta_t, by torch."""
+    x_0, eps, off = randn(5, 3), randn(5, 3), randn(5, 3)
+    t = max(1, round(of_T * (len(alpha_bar) - 1)))
+    times, beta = torch.full((5,), t), 1 - alpha_bar[t] / alpha_bar[t - 1]
+    x_t = q_sample(x_0, t, eps, alpha_bar)
+
+    def mean(eps):                                                       # equation 11
+        return (x_t - beta / (1 - alpha_bar[t]).sqrt() * eps) / (1 - beta).sqrt()
+    by_eps = l_vlb(lambda x, t: eps + off, x_0, times, eps, alpha_bar)
+    by_mu = l_mu_vlb(lambda x, t: mean(eps + off), x_0, times, eps, alpha_bar)
+    normal = torch.distributions.Normal
+    divergence = torch.distributions.kl_divergence(
+        normal(mean(eps), beta.sqrt()), normal(mean(eps + off), beta.sqrt())).mean()
+    close(by_eps, divergence, 1e-9)
+    close(by_mu, divergence, 1e-6)       # mu_tilde and the two x are close: digits cancel
+    plain = l_mu(lambda x, t: mean(eps + off), x_0, times, eps, alpha_bar)
+    close(plain, 2 * beta * by_mu, 1e-9)
+
+
+@every_schedule
+@pytest.mark.parametrize("of_T", [0, 0.3, 0.9, 1])
+def test_mu_gives_eps_back(of_T, alpha_bar, randn):
+    """mu_tilde of the true x_0, read as the network's mean, is the true noise."""
+    x_0, eps = randn(4, 2), randn(4, 2)
+    t = max(1, round(of_T * (len(alpha_bar) - 1)))
+    x_t = q_sample(x_0, t, eps, alpha_bar)
+    mu, _ = q_posterior(x_0, x_t, t, alpha_bar)
+    close(mu_to_eps(mu, x_t, t, alpha_bar), eps, 1e-6)
+
+
+def test_whatever_a_network_predicts_it_samples_alike(mixture, randn):
+    """A network that predicts v or mu, wrapped, is to a sampler what one that predicts eps is."""
     alpha_bar, x_T = linear_schedule(50), randn(7)
     model = mixture.eps_model(alpha_bar)
 
     def v_model(x, t):
         a = alpha_bar[t]
         return (model(x, t) - (1 - a).sqrt() * x) / a.sqrt()
-    runs = [sample(EPS_MODELS[name](network, alpha_bar), alpha_bar, x_T,
-                   torch.Generator().manual_seed(1))
-            for name, network in (("eps", model), ("v", v_model))]
-    close(*map(torch.stack, map(list, runs)), 1e-9)
-    assert LOSSES == {"eps": l_simple, "v": l_v}
+
+    def mu_model(x, t):
+        x_0 = predict_x_0(x, t, model(x, t), alpha_bar)
+        return q_posterior(x_0, x, t, alpha_bar)[0]
+    networks = {"v": v_model, "eps": model, "eps-vlb": model, "mu": mu_model, "mu-vlb": mu_model}
+    assert networks.keys() == LOSSES.keys() == EPS_MODELS.keys()
+    runs = {name: torch.stack(list(sample(EPS_MODELS[name](network, alpha_bar), alpha_bar, x_T,
+                                          torch.Generator().manual_seed(1))))
+            for name, network in networks.items()}
+    for run in runs.values():
+        close(run, runs["eps"], 1e-9)
+    assert list(LOSSES.values()) == [l_v, l_simple, l_vlb, l_mu, l_mu_vlb]
 
 
 # --- one step back --------------------------------------------------------------------------------

@@ -83,6 +83,7 @@ class Training:
         torch.manual_seed(config["seed"])
         self.config, self.images = config, images.to(device)    # the whole set, on the device
         self.network = UNet(config["width"]).to(device, memory_format=torch.channels_last)
+        self.forward = fast(self.network)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.network.parameters(), fused=True)
         self.generator = torch.Generator(device).manual_seed(config["seed"])
@@ -104,7 +105,7 @@ class Training:
         t = torch.randint(1, self.config["timesteps"] + 1, x_0.shape[:1], generator=self.generator,
                           device=self.generator.device).to(self.alpha_bar.device)
         loss = LOSSES[self.config["predict"]](
-            fast(self.network), x_0, t, noise_like(x_0, self.generator), self.alpha_bar)
+            self.forward, x_0, t, noise_like(x_0, self.generator), self.alpha_bar)
         self.optimizer.param_groups[0]["lr"] = self.learning_rate()
         self.optimizer.zero_grad()
         loss.backward()
