@@ -1,4 +1,5 @@
 """A trained model, ready to draw images by either sampler, or to be asked for the noise."""
+import hashlib
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,11 @@ import ddpm
 from checkpoint import load_model
 from device import fast
 from draw import generate
+
+
+def digest(path: Path) -> str:
+    """A short name of a file's content, by which results know which weights they are of."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 class Model:
