@@ -46,7 +46,7 @@ def fit(images: Tensor, labels: Tensor, epochs: int, seed: int, device: torch.de
     """A classifier of uint8 images (N, 1, 28, 28) with labels 0..9 (N,), trained from nothing."""
     torch.manual_seed(seed)
     network = Classifier().to(device, memory_format=torch.channels_last)
-    images, labels, steps = images.to(device), labels.to(device), len(images) // BATCH
+    images, labels, steps = images.to(device), labels.to(device), max(1, len(images) // BATCH)
     optimizer = torch.optim.Adam(network.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, epochs * steps)
     logits = fast(network)

@@ -20,8 +20,9 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
         raise ValueError(f"{min(len(a), len(b))} samples are too few for the covariance of "
                          f"{a.shape[1]} features: take more than {a.shape[1]}")
     (mean_a, cov_a), (mean_b, cov_b) = ((x.mean(0).numpy(), np.cov(x.numpy().T)) for x in (a, b))
-    root = scipy.linalg.sqrtm(cov_a @ cov_b).real         # rounding may leave imaginary dust
-    return float(((mean_a - mean_b)**2).sum() + np.trace(cov_a + cov_b - 2 * root))
+    roots = np.sqrt(scipy.linalg.eigvals(cov_a @ cov_b)).real     # complex, but for rounding 0 or
+    return float(((mean_a - mean_b)**2).sum()                     # more: their sum is the trace
+                 + np.trace(cov_a + cov_b) - 2 * roots.sum())     # of (A B)^(1/2)
 
 
 def standard_error(a: Tensor, b: Tensor) -> float:
