@@ -3,6 +3,7 @@ import ast
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -93,6 +94,23 @@ def test_the_readme_begins_with_the_two_commands_and_ci_runs_the_second():
     assert second.strip() == "pip install -r requirements.txt && pytest"
     ci = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
     assert "pip install --quiet -r requirements.txt" in ci and ci[-1] == "pytest"
+    assert "ruff check ." in ci and "codespell" in ci
+
+
+@pytest.mark.parametrize("module, words", [("ruff", ["check"]), ("codespell_lib", [])],
+                         ids=["ruff", "codespell"])
+def test_no_rule_is_broken_and_no_word_misspelt(module, words):
+    """The lint rules and the spelling hold in code, READMEs and notebooks (.ci/run has both)."""
+    if not find_spec(module):
+        pytest.skip(f"{module} is not installed")
+    where = ["README.md", "00_background", "01_example", "tests"]
+    done = subprocess.run([sys.executable, "-m", module, *words, *where], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    if module == "ruff":
+        seen = subprocess.run([sys.executable, "-m", "ruff", "check", "--show-files", *where],
+                              cwd=ROOT, capture_output=True, text=True).stdout
+        assert all(str(path) in seen for path in ROOT.glob("0*/**/*.ipynb"))
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda p: str(p.relative_to(ROOT)))

@@ -58,6 +58,30 @@ def test_links_lead_somewhere(path):
 
 
 @each_notebook
+def test_opens_like_the_others(path):
+    """The first cell has the title, the question, what you will see and need, and the time."""
+    first = nbformat.read(path, as_version=4).cells[0].source
+    for pattern in (r"# 0\d [A-Z]", r"\*\*The question\.\*\* .*\?", r"\*\*What you will see\.\*\*",
+                    r"\*\*What you need\.\*\*", r"\*\*Time\.\*\* About \d+ minutes\."):
+        assert re.search(rf"^{pattern}", first, re.M | re.S), pattern
+
+
+def heading(path: Path) -> str:
+    """A notebook's title, number included."""
+    return nbformat.read(path, as_version=4).cells[0].source.splitlines()[0].removeprefix("# ")
+
+
+def test_each_leads_to_the_next():
+    """Below its references each notebook opens the next one, and goes back, by title."""
+    in_order = sorted(NOTEBOOKS, key=heading)
+    for here, there in zip(in_order, in_order[1:], strict=False):
+        for path, other, word in ((here, there, "Next"), (there, here, "Previous")):
+            text = "\n".join(c.source for c in cells(path, "markdown")).split("## References")[1]
+            target = re.search(rf"{word}: \[{re.escape(heading(other))}\]\(([^)]+)\)", text)
+            assert target and (path.parent / target[1]).resolve() == other, (path.stem, word)
+
+
+@each_notebook
 def test_every_equation_is_checked(path):
     """Each \\tag{k} has a code cell with an assert that says '# checks (k)', and no other k is."""
     text = "\n".join(c.source for c in cells(path, "markdown"))

@@ -1,0 +1,153 @@
+"""The READMEs agree with the files they speak of: titles, minutes, addresses, speeds, losses."""
+import csv
+import json
+import re
+from datetime import date
+from pathlib import Path
+from urllib.parse import unquote
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLE = ROOT / "01_example"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PARTS = {path.stem[:2]: path for path in sorted((ROOT / "00_background").glob("*.ipynb"))} | {
+    "08": EXAMPLE / "ddpm/ddpm.ipynb", "09": EXAMPLE / "ddim/ddim.ipynb"}
+
+OURS = "phykn/diffusion_models_tutorial"
+NBVIEWER = f"https://nbviewer.org/github/{OURS}/blob/main/"
+GITHUB = f"https://github.com/{OURS}/tree/main/"
+COLAB = f"https://colab.research.google.com/github/{OURS}/blob/main/"
+BINDER = f"https://mybinder.org/v2/gh/{OURS}/main?labpath="
+
+
+def table(text: str, heading: str) -> list[list[str]]:
+    """The cells of the first table below a heading, row by row, without its head."""
+    lines = text.split(f"## {heading}\n", 1)[1].split("\n## ")[0].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")]
+            for line in lines if line.startswith("|")]
+    return rows[2:]
+
+
+def markdown(path: Path) -> str:
+    """All Markdown of a notebook."""
+    cells = nbformat.read(path, as_version=4).cells
+    return "\n\n".join(c.source for c in cells if c.cell_type == "markdown")
+
+
+def minutes(path: Path) -> int:
+    """How long a notebook takes to read, as its first cell says."""
+    return int(re.search(r"(\d+) minutes", nbformat.read(path, as_version=4).cells[0].source)[1])
+
+
+def test_the_contents_are_the_nine_parts():
+    """Each row has the number, title and minutes of its notebook, a date, and its four columns."""
+    assert "| | Title | LINK | Update |" in README
+    rows = table(README, "Contents")
+    assert [row[0] for row in rows] == list(PARTS) == [f"0{k}" for k in range(1, 10)]
+    for number, title, _, update, time, *_ in rows:
+        assert markdown(PARTS[number]).startswith(f"# {number} {title}\n")
+        assert date.fromisoformat(update)
+        assert int(time) == minutes(PARTS[number])
+
+
+def test_the_contents_lead_to_the_right_files():
+    """nbviewer shows the notebooks, GitHub the examples; Colab and Binder open the notebook."""
+    for number, _, link, _, _, _, run in table(README, "Contents"):
+        path = PARTS[number].relative_to(ROOT).as_posix()
+        shown = NBVIEWER + path if path.startswith("00") else GITHUB + path.rsplit("/", 1)[0]
+        assert link.endswith(f"]({shown})")
+        assert f"[Colab]({COLAB}{path})" in run
+        assert f"[Binder]({BINDER}{path.replace('/', '%2F')})" in run
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("**/README.md")),
+                         ids=lambda p: str(p.relative_to(ROOT)))
+def test_addresses_of_this_repository_name_files_that_exist(path):
+    """Whatever a README opens on nbviewer, GitHub, Colab or Binder is there."""
+    text = path.read_text(encoding="utf-8")
+    for start in (NBVIEWER, GITHUB, COLAB, BINDER):
+        for target in re.findall(re.escape(start) + r"([^)\s]+)", text):
+            assert (ROOT / unquote(target)).exists(), target
+
+
+@pytest.mark.parametrize("number", ["08", "09"])
+def test_the_examples_say_how_they_run_in_colab(number):
+    """The first cell has the two lines that fetch the repository and go to its folder."""
+    first = nbformat.read(PARTS[number], as_version=4).cells[0].source
+    assert f"\n!git clone --depth 1 https://github.com/{OURS}\n" in first
+    folder = PARTS[number].parent.relative_to(ROOT).as_posix()
+    assert f'os.chdir("{OURS.split("/")[1]}/{folder}"); sys.path.append("")\n' in first
+
+
+def test_the_ways_through_add_up():
+    """The minutes of an evening and of a weekend are those of the parts named."""
+    for _, do, time in table(README, "Three ways through")[:2]:
+        named = re.findall(r"\b0\d\b", do)
+        parts = list(PARTS) if " to " in do else named
+        assert int(time.split(",")[0]) == sum(minutes(PARTS[number]) for number in parts)
+
+
+def test_the_speed_table_is_the_benchmarks():
+    """Medians, ranges and sizes are those of benchmark.json, and so is the factor below."""
+    run = json.loads((EXAMPLE / "benchmark.json").read_text(encoding="utf-8"))
+    median = run["train_images_per_second"]
+    for name, speed, spread, size in table(README, "How fast it is"):
+        key = re.split(r"[,' ]", name)[0]
+        assert float(speed) == float(f"{median[key]:.3g}")
+        low, high = map(float, spread.split(" to "))
+        assert (low, high) == (float(f"{run['lowest'][key]:.3g}"),
+                               float(f"{run['highest'][key]:.3g}"))
+        assert size == f"{run['parameters'][key] / 1e6:.1f} million"
+    factors = re.search(r"ours trains (\d+) and (\d+) times as fast", README).groups()
+    others = sorted(median["ours"] / median[key] for key in median if key != "ours")
+    assert [int(f) for f in factors] == [int(f) for f in others]
+
+
+def test_the_recipes_are_told_alike():
+    """The two READMEs that list the recipes give the same commands and times."""
+    other = (EXAMPLE / "ddpm/README.md").read_text(encoding="utf-8")
+    rows = [[row[:3] for row in table(text, "Train your own")] for text in (README, other)]
+    assert rows[0] == rows[1] and len(rows[0]) >= 3
+
+
+def test_the_card_agrees_with_the_log():
+    """The shipped model's card tells the epochs and the last loss that its log holds."""
+    with open(EXAMPLE / "weights/log.csv", encoding="utf-8") as file:
+        log = list(csv.DictReader(file))
+    card = (EXAMPLE / "weights/README.md").read_text(encoding="utf-8")
+    assert f"{len(log)} epochs" in card
+    told = re.search(r"loss of the last epoch \| (0\.\d+)", card)[1]
+    assert float(told) == round(float(log[-1]["loss"]), len(told) - 2)
+
+
+def test_the_map_of_equations_names_what_there_is():
+    """Each equation of the map is numbered so in its notebook, each function is in the code."""
+    rows = table(README, "Where each equation is used again")
+    assert len(rows) >= 12
+    tags = {number: re.findall(r"\\tag\{(\d+)\}", markdown(path)) for number, path in PARTS.items()}
+    for where, _, used, _ in rows:
+        for number, k in re.findall(r"\b(0\d) \((\d+)\)", f"{where}, {used}"):
+            assert k in tags[number], (number, k)
+
+
+@pytest.mark.parametrize("heading", ["Symbols", "Where each equation is used again"])
+def test_names_in_the_tables_are_in_the_code(heading):
+    """Each name in the last column is a word of ddpm.py or ddim.py."""
+    code = "".join((EXAMPLE / name).read_text(encoding="utf-8")
+                   for name in ("ddpm/ddpm.py", "ddim/ddim.py"))
+    names = re.findall(r"`(\w+)", " ".join(row[-1] for row in table(README, heading)))
+    assert names
+    for name in names:
+        assert re.search(rf"\b{name}\b", code), name
+
+
+def test_every_reference_is_cited_where_it_is_used():
+    """Each address in the README's list of references stands in a notebook, too."""
+    listed = README.split("## References\n", 1)[1].split("\n## ")[0]
+    texts = "".join(map(markdown, PARTS.values()))
+    addresses = re.findall(r"\]\((https?://[^)]+)\)", listed)
+    assert len(addresses) >= 20
+    for address in addresses:
+        assert f"({address})" in texts, address
