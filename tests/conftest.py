@@ -16,6 +16,7 @@ _matplotlib = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
 os.environ.setdefault("MPLCONFIGDIR", _matplotlib.name)
 
 import torch  # noqa: E402
+from scripts import call, trained, weights  # noqa: E402, F401
 from torch import Tensor  # noqa: E402
 
 

@@ -16,6 +16,7 @@ from ddim import sample, subsequence  # noqa: E402
 from ddpm import EPS_MODELS  # noqa: E402
 from device import fast  # noqa: E402
 from draw import generate, prepare_outputs, sampling_parser, save  # noqa: E402
+from parallel import group  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -28,17 +29,18 @@ def main(argv: list[str] | None = None) -> None:
                         help="of the times: even, or denser where the image is nearly clean")
     args = parser.parse_args(argv)
     prepare_outputs(args, parser)
-    network, alpha_bar, config = load_model(args.weights, args.device)
-    eps_model = EPS_MODELS[config["predict"]](fast(network), alpha_bar)
-    if args.steps > config["timesteps"]:
-        parser.error(f"--steps {args.steps}: the model's chain has {config['timesteps']} steps")
-    tau = subsequence(config["timesteps"], args.steps, args.spacing)
+    with group(args.device, parser):
+        network, alpha_bar, config = load_model(args.weights, args.device)
+        eps_model = EPS_MODELS[config["predict"]](fast(network), alpha_bar)
+        if args.steps > config["timesteps"]:
+            parser.error(f"--steps {args.steps}: the model's chain has {config['timesteps']} steps")
+        tau = subsequence(config["timesteps"], args.steps, args.spacing)
 
-    def sampler(eps_model, alpha_bar, x_T, generators):
-        return sample(eps_model, alpha_bar, x_T, tau, args.eta, generators, clip=True)
+        def sampler(eps_model, alpha_bar, x_T, generators):
+            return sample(eps_model, alpha_bar, x_T, tau, args.eta, generators, clip=True)
 
-    save(*generate(sampler, args.steps, eps_model, alpha_bar, args.n, config["size"], args.seed,
-                   args.device), args)
+        save(*generate(sampler, args.steps, eps_model, alpha_bar, args.n, config["size"], args.seed,
+                       args.device), args)
 
 
 if __name__ == "__main__":

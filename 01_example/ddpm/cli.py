@@ -1,9 +1,12 @@
 """The command line that all scripts share: checks of the values, errors of one line."""
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from stop import Stopped
 
 
 class Parser(argparse.ArgumentParser):
@@ -13,7 +16,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=doc, formatter_class=_Formatter, allow_abbrev=False)
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")
+        self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n" if speaks() else None)
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -55,18 +58,32 @@ def fraction(text: str) -> float:
     return value
 
 
+def speaks() -> bool:
+    """Whether this process tells the user what went wrong: of those that torchrun started on this
+    host the first, since they all read the same flags and files."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def run(main: Callable[[], None]) -> None:
     """Calls main; what a user can mend ends in one line on stderr and an exit status, no traceback.
 
-    Every file problem is an OSError here: 1. Ctrl-C: 130. (Bad usage has left through Parser: 2.)
+    Every file problem is an OSError here: 1. Ctrl-C: 130. SIGTERM, where a script listens to it:
+    143. (Bad usage has left through Parser: 2.)
     """
-    name = Path(sys.argv[0]).name
     try:
         main()
+    except ConnectionError as error:        # seen by each process that is left
+        _end(1, str(error))
     except (OSError, FloatingPointError) as error:
         system = getattr(error, "strerror", None)
-        line = f"{system}: {error.filename}" if system else str(error)
-        sys.exit(f"{name}: {line}")
+        _end(1, f"{system}: {error.filename}" if system else str(error), speaks())
+    except Stopped as stopped:
+        _end(128 + stopped.number, str(stopped), speaks())
     except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _end(130, "interrupted", speaks())
+
+
+def _end(status: int, line: str, aloud: bool = True) -> None:
+    if aloud:
+        print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
+    sys.exit(status)

@@ -2,6 +2,7 @@
 import argparse
 import io
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ from data import to_uint8
 from ddpm import EpsModel, Generators, noise_like
 from device import device
 from files import prepare, write
+from parallel import gather, rank, world
 from picture import gif, grid, png
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "mnist.safetensors"
 BATCH = 250      # images drawn at once: memory does not grow with --n
+CPU_BATCH = 32   # enough for a CPU, and small enough to be shared among processes
 FRAMES = 30      # of an animation, whatever the number of steps
 FILMED = 36      # images in an animation
 
@@ -59,27 +62,32 @@ def generate(sampler: Sampler, steps: int, eps_model: EpsModel, alpha_bar: Tenso
     """n images drawn in batches: uint8 (n, 1, size, size), and FRAMES states of the first FILMED.
 
     Each image has a generator of its own, on the CPU, so that a seed means the same images on any
-    device, in batches of any size, among any n.
+    device, in batches of any size, among any n. Several processes (parallel.group) take turns at
+    the batches, which are the same for any number of them, and each returns all images.
     """
-    images, frames = [], []
-    batches = [range(n)[start:start + BATCH] for start in range(0, n, BATCH)]
-    with tqdm(total=steps * len(batches), unit="step", desc="sampling", leave=False) as bar:
-        for batch in batches:
+    length = min(BATCH, CPU_BATCH) if device.type == "cpu" else BATCH
+    batches = [range(n)[start:start + length] for start in range(0, n, length)]
+    mine, drawn = batches[rank()::world()], []
+    with tqdm(total=steps * len(mine), unit="step", desc="sampling", leave=False,
+              disable=rank() > 0) as bar:
+        for batch in mine:
             generators = [generator_of(seed, i) for i in batch]
             x_T = noise_like(torch.empty(len(batch), 1, size, size, device=device), generators)
-            filming = not images
-            if filming:
-                frames.append(to_uint8(x_T[:FILMED]))
+            filmed = max(0, min(FILMED, batch.stop) - batch.start)
+            frames = [to_uint8(x_T[:filmed]).cpu()]
             for i, x in enumerate(sampler(eps_model, alpha_bar, x_T, generators), 1):
-                if filming and i * FRAMES // steps > (i - 1) * FRAMES // steps:
-                    frames.append(to_uint8(x[:FILMED]))
+                if i * FRAMES // steps > (i - 1) * FRAMES // steps:
+                    frames.append(to_uint8(x[:filmed]).cpu())
                 bar.update()
-            images.append(to_uint8(x).cpu())
-    return torch.cat(images), frames
+            drawn.append((batch.start, to_uint8(x).cpu(), frames))
+    _, images, frames = zip(*sorted(gather(drawn), key=itemgetter(0)), strict=True)
+    return torch.cat(images), [torch.cat(parts) for parts in zip(*frames, strict=True)]
 
 
 def save(images: Tensor, frames: list[Tensor], args: argparse.Namespace) -> None:
-    """Writes --out, and --animate if it is given, and says so."""
+    """Writes --out, and --animate if it is given, and says so; of several processes the first."""
+    if rank() > 0:
+        return
     if args.out.suffix == ".npy":
         buffer = io.BytesIO()
         np.save(buffer, images[:, 0].numpy())

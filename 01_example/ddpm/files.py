@@ -1,7 +1,10 @@
 """Files that are written whole or not at all."""
+import errno
 import os
 import tempfile
 from pathlib import Path
+
+PART = ".half-written"      # the end of a temporary file's name
 
 
 def prepare(path: Path) -> None:
@@ -15,21 +18,33 @@ def prepare(path: Path) -> None:
     tempfile.TemporaryFile(dir=path.parent).close()
 
 
-def write(path: Path, content: bytes) -> None:
-    """Writes a temporary neighbour, then renames it: the old file or the new is there at any time.
+def write(path: Path, content: bytes, keep: Path | None = None) -> None:
+    """Writes a temporary neighbour, reads it back, and renames it: the old file is whole till then.
 
+    The old file is renamed to `keep`, if that is given. A process that is killed leaves at most the
+    neighbour behind (see sweep), and no file of the name between the two renamings.
     Raises: OSError if the folder cannot be written or the disk is full; an old file stays then.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if Path(name).read_bytes() != content:
+            raise OSError(errno.EIO, "The disk does not give back what was written")
         os.chmod(name, 0o644)
+        if keep and path.exists():
+            os.replace(path, keep)
         os.replace(name, path)
     except BaseException as error:
         os.unlink(name)
         if isinstance(error, OSError):
             error.filename = str(path)      # the file that was asked for, not its neighbour
         raise
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed processes left half-written in a folder that no other is writing to."""
+    for part in folder.glob(f".*{PART}"):
+        part.unlink()

@@ -7,10 +7,13 @@ from PIL import Image
 from torch import Tensor
 
 
-def grid(images: Tensor, width: int = 600) -> Image.Image:
-    """uint8 images (N, 1, H, W) in a square with grey lines between, enlarged to about width."""
+def grid(images: Tensor, width: int = 600, columns: int | None = None) -> Image.Image:
+    """uint8 images (N, 1, H, W) with grey lines between, enlarged to about width.
+
+    They stand in a square, unless the number of columns is given.
+    """
     n, _, h, w = images.shape
-    columns = math.ceil(math.sqrt(n))
+    columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
     canvas = np.full((rows * (h + 1) + 1, columns * (w + 1) + 1), 96, dtype=np.uint8)
     for i, image in enumerate(images[:, 0].cpu().numpy()):

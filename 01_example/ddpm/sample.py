@@ -12,6 +12,7 @@ from cli import run
 from ddpm import EPS_MODELS, sample
 from device import fast
 from draw import generate, prepare_outputs, sampling_parser, save
+from parallel import group
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -19,11 +20,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = sampling_parser(__doc__)
     args = parser.parse_args(argv)
     prepare_outputs(args, parser)
-    network, alpha_bar, config = load_model(args.weights, args.device)
-    eps_model = EPS_MODELS[config["predict"]](fast(network), alpha_bar)
-    sampler, steps = partial(sample, clip=True), len(alpha_bar) - 1
-    save(*generate(sampler, steps, eps_model, alpha_bar, args.n, config["size"], args.seed,
-                   args.device), args)
+    with group(args.device, parser):
+        network, alpha_bar, config = load_model(args.weights, args.device)
+        eps_model = EPS_MODELS[config["predict"]](fast(network), alpha_bar)
+        sampler, steps = partial(sample, clip=True), len(alpha_bar) - 1
+        save(*generate(sampler, steps, eps_model, alpha_bar, args.n, config["size"], args.seed,
+                       args.device), args)
 
 
 if __name__ == "__main__":

@@ -3,35 +3,40 @@ r"""Train eps_theta(x_t, t) by DDPM's Algorithm 1, on MNIST or, without a networ
     python 01_example/ddpm/train.py                      # MNIST
     python 01_example/ddpm/train.py --dataset digits     # 8 x 8 digits, nothing to download
 
-The folder OUT then holds model.safetensors (the averaged weights and their configuration),
-samples.png, log.csv (a line an epoch), and checkpoint.pt, from which --resume goes on.
+The folder OUT then holds model.safetensors (the averaged weights and their configuration), 64
+samples.png, samples_by_epoch.png, the loss as log.csv and loss.png, and checkpoint.pt, which is
+written about once a minute. Whatever ends a training, the same command with --resume goes on as
+if nothing had been; Ctrl-C and SIGTERM save first. On several processes (GPUs, or CPUs):
+
+    torchrun --nproc-per-node 2 01_example/ddpm/train.py
 """
 import argparse
 import copy
 import math
 import time
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from checkpoint import load_checkpoint, save_checkpoint, save_model
+from checkpoint import Keeper, before, load_checkpoint, save_model, tidy, way_out
 from cli import Parser, count, positive, run, seed
 from data import FOLDER, load, to_unit
-from ddpm import EPS_MODELS, LOSSES, SCHEDULES, noise_like, sample
+from ddpm import LOSSES, SCHEDULES, noise_like
 from device import device, fast
-from draw import generate
 from files import prepare, write
-from picture import grid, png
+from parallel import agreed, averaging, group, mean, one_first, rank, say, shard, world
+from progress import ROW, draw_progress
+from stop import Requests, Stopped
 from unet import UNet
 
 EPOCHS = {"mnist": 30, "digits": 200}
 EMA_DECAY = 0.999        # the averaged weights look back over about 1 / (1 - decay) steps
 WARM_UP = 0.02           # the share of all steps in which the learning rate climbs to its peak
 CLIP = 1.0               # the largest norm of a gradient
-PICTURES = 3             # how often in a training samples.png is drawn
+LOG = {"epoch": int, "loss": float, "seconds": float, "images_per_second": float}
 
 
 def width(text: str) -> int:
@@ -61,8 +66,10 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, Parser]:
     parser.add_argument("--width", type=width, default=64, help="channels of the U-Net")
     parser.add_argument("--seed", type=seed, default=0, help="of weights, batches and noise")
     parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument("--resume", action="store_true",
-                        help="go on from OUT/checkpoint.pt; of the flags only --epochs may differ")
+    parser.add_argument("--save-every", type=positive, default=1.0, metavar="MINUTES",
+                        help="between two checkpoints within an epoch; one more is at its end")
+    parser.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt; "
+                        "of what decides the weights only --epochs may differ")
     args = parser.parse_args(argv)
     args.epochs = vars(args).get("epochs", EPOCHS[args.dataset])
     try:
@@ -73,17 +80,18 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, Parser]:
 
 
 class Training:
-    """A training between two epochs: all that the next one depends on, as one object.
+    """A training between two steps: all that the next one depends on, as one object.
 
     The learning rate follows from the step, and the order of the images, the times and the noise
-    from the generator, so that a training that was resumed and one that was not end alike.
+    from the generator, so that a training that was resumed and one that was not end alike. Several
+    processes hold a copy each, and take their shares of every batch.
     """
 
     def __init__(self, config: dict, images: Tensor, device: torch.device):
         torch.manual_seed(config["seed"])
         self.config, self.images = config, images.to(device)    # the whole set, on the device
         self.network = UNet(config["width"]).to(device, memory_format=torch.channels_last)
-        self.forward = fast(self.network)
+        self.forward = fast(averaging(self.network))
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.network.parameters(), fused=True)
         self.generator = torch.Generator(device).manual_seed(config["seed"])
@@ -91,8 +99,12 @@ class Training:
         if device.type == "cuda":                               # mps has no float64
             self.alpha_bar = self.alpha_bar.to(device)
         self.steps = len(images) // config["batch_size"]        # an epoch
+        self.pause = 1 if device.type == "cpu" else 20          # steps: reading a GPU waits for it
         self.step = 0
+        self.order = torch.empty(0)                             # of the images, in this epoch
+        self.loss, self.seconds = 0.0, 0.0                      # sums over this epoch's steps
         self.log: list[dict] = []                               # a row an epoch
+        self.drawn: dict[int, Tensor] = {}                      # ROW images by the epoch's number
 
     def learning_rate(self) -> float:
         """A short linear climb to the peak, then half a cosine down to 0."""
@@ -101,11 +113,14 @@ class Training:
         return self.config["lr"] * min(progress / WARM_UP, cosine)
 
     def update(self, x_0: Tensor) -> Tensor:
-        """One step of Algorithm 1 on the images x_0 (N, 1, H, W); returns the loss."""
+        """One step of Algorithm 1 on the images x_0 (N, 1, H, W); returns the loss.
+
+        Of several processes each draws all times and all noise, and keeps its own rows of them.
+        """
         t = torch.randint(1, self.config["timesteps"] + 1, x_0.shape[:1], generator=self.generator,
                           device=self.generator.device).to(self.alpha_bar.device)
-        loss = LOSSES[self.config["predict"]](
-            self.forward, x_0, t, noise_like(x_0, self.generator), self.alpha_bar)
+        x_0, t, eps = map(shard, (x_0, t, noise_like(x_0, self.generator)))
+        loss = LOSSES[self.config["predict"]](self.forward, x_0, t, eps, self.alpha_bar)
         self.optimizer.param_groups[0]["lr"] = self.learning_rate()
         self.optimizer.zero_grad()
         loss.backward()
@@ -114,104 +129,178 @@ class Training:
         self.step += 1
         decay = min(EMA_DECAY, self.step / (self.step + 9))     # a young average forgets faster
         pairs = zip(self.average.parameters(), self.network.parameters(), strict=True)
-        for mean, parameter in pairs:
-            mean.lerp_(parameter.detach(), 1 - decay)
-        return loss.detach()
+        for average, parameter in pairs:
+            average.lerp_(parameter.detach(), 1 - decay)
+        return mean(loss.detach())
 
-    def epoch(self) -> None:
-        """One pass over the images in a new order. Raises: FloatingPointError for a loss of inf."""
-        number, size, began = len(self.log) + 1, self.config["batch_size"], time.perf_counter()
-        order = torch.randperm(len(self.images), generator=self.generator,
-                               device=self.generator.device)[:self.steps * size]
-        total = torch.zeros((), device=self.images.device)      # read rarely: reading waits
-        with tqdm(total=len(order), unit=" images", leave=False, unit_scale=True,
-                  desc=f"epoch {number} of {self.config['epochs']}") as bar:
-            for i, batch in enumerate(order.split(size), 1):
-                total += self.update(to_unit(self.images[batch]))
-                if i % 20 == 0:
-                    bar.set_postfix(loss=f"{total.item() / i:.4f}", refresh=False)
+    def epoch(self, between_steps: Callable[[], None] = lambda: None) -> None:
+        """One pass over the images in a new order, or the rest of one that was interrupted.
+
+        `between_steps` is called every few steps, when the losses so far are read and found finite:
+        there the training may be saved, or left. Raises: FloatingPointError for a loss of inf.
+        """
+        size, done = self.config["batch_size"], self.step % self.steps
+        if not done:
+            self.order = torch.randperm(len(self.images), generator=self.generator,
+                                        device=self.generator.device)
+            self.loss, self.seconds = 0.0, 0.0
+        unread, began = [], time.perf_counter()
+        with tqdm(total=self.steps * size, initial=done * size, unit=" images", unit_scale=True,
+                  desc=f"epoch {len(self.log) + 1} of {self.config['epochs']}", leave=False,
+                  disable=rank() > 0) as bar:
+            for i, batch in enumerate(self.order.split(size)[done:self.steps], done + 1):
+                unread.append(self.update(to_unit(self.images[batch])))
                 bar.update(size)
-        seconds, loss = time.perf_counter() - began, total.item() / self.steps
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss of epoch {number} is {loss}: try a smaller --lr")
-        self.log.append({"epoch": number, "loss": round(loss, 5), "seconds": round(seconds, 2),
-                         "images_per_second": round(len(order) / seconds, 1)})
+                if i % self.pause == 0 or i == self.steps:
+                    self.read(unread)
+                    bar.set_postfix(loss=f"{self.loss / i:.4f}", refresh=False)
+                    self.seconds += time.perf_counter() - began
+                    if i == self.steps:
+                        self.note()
+                    between_steps()
+                    unread, began = [], time.perf_counter()
+
+    def read(self, losses: list[Tensor]) -> None:
+        """Adds up the losses of the last steps. Raises: FloatingPointError if one is not finite."""
+        for step, loss in enumerate(torch.stack(losses).tolist(), self.step - len(losses)):
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss of step {step + 1} is {loss} (seed {self.config['seed']}, epoch "
+                    f"{step // self.steps + 1}, batch {step % self.steps + 1} of {self.steps})")
+            self.loss += loss
+
+    def note(self) -> None:
+        """The epoch's row of the log."""
+        images = self.steps * self.config["batch_size"]
+        self.log.append({"epoch": len(self.log) + 1, "loss": round(self.loss / self.steps, 5),
+                         "seconds": round(self.seconds, 2),
+                         "images_per_second": round(images / self.seconds, 1)})
 
     def state(self) -> dict:
         """The whole training as tensors, numbers and text."""
-        return {"config": self.config, "step": self.step, "log": self.log,
+        return {"config": self.config, "step": self.step, "order": self.order, "loss": self.loss,
+                "seconds": self.seconds, "log": self.log, "drawn": self.drawn,
                 "network": self.network.state_dict(), "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(), "generator": self.generator.get_state()}
+                "optimizer": self.optimizer.state_dict()["state"],
+                "generator": self.generator.get_state()}
 
     def restore(self, state: dict) -> None:
-        """Goes back to what state() returned."""
-        self.step, self.log = int(state["step"]), list(state["log"])
+        """Goes back to what state() returned. Raises: one of MISFITS if that is not possible."""
+        self.step, self.loss = int(state["step"]), float(state["loss"])
+        self.seconds, self.order = float(state["seconds"]), state["order"].to(self.images.device)
+        self.log = [{name: kind(row[name]) for name, kind in LOG.items()} for row in state["log"]]
+        self.drawn = {int(epoch): images.view(ROW, *self.images.shape[1:]).to(torch.uint8)
+                      for epoch, images in state["drawn"].items()}
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(),
+                                        "state": state["optimizer"]})
         self.generator.set_state(state["generator"])
+        images = torch.arange(len(self.images), device=self.images.device)
+        if (len(self.log) != self.step // self.steps
+                or not torch.equal(self.order.sort().values, images)):
+            raise ValueError("the step, the log and the order do not belong together")
+        for p in self.network.parameters():
+            moments = {name: tensor.shape for name, tensor in self.optimizer.state[p].items()}
+            if moments != {"step": (), "exp_avg": p.shape, "exp_avg_sq": p.shape}:
+                raise ValueError("the optimizer does not belong to the network")
+
+
+MISFITS = (AttributeError, KeyError, OverflowError, RuntimeError, TypeError, ValueError)
 
 
 def open_training(args: argparse.Namespace, parser: Parser) -> Training:
     """A new training, or with --resume the one that OUT holds."""
     path = args.out / "checkpoint.pt"
     prepare(path)
-    found = path.exists()
+    found = path.exists() or before(path).exists()
     if found and not args.resume:
         parser.error(f"{args.out} holds a run: go on with --resume, or choose another --out")
-    images = load(args.dataset, args.data_dir)
+    with one_first():                                           # that downloads the data
+        images = load(args.dataset, args.data_dir)
     if args.batch_size > len(images):
         parser.error(f"--batch-size {args.batch_size}: {args.dataset} has {len(images)} images")
+    if args.batch_size % world():
+        parser.error(f"--batch-size {args.batch_size}: {world()} processes need a multiple of "
+                     f"{world()}, for equal shares")
     names = ("dataset", "epochs", "batch_size", "lr", "timesteps", "schedule", "predict",
              "width", "seed")
     config = {name: getattr(args, name) for name in names} | {"size": images.shape[-1]}
     training = Training(config, images, args.device)
+    tidy(path)
     if found:
-        state = load_checkpoint(path)
-        other = [f"{name} {state['config'][name]}" for name in config
-                 if name != "epochs" and state["config"][name] != config[name]]
-        if other:
-            parser.error(f"{args.out} holds a run with other settings: {', '.join(other)}")
-        try:
-            training.restore(state)
-        except (TypeError, ValueError, KeyError, RuntimeError) as error:
-            raise OSError(f"{path} does not fit its own settings: delete it, and start "
-                          "anew") from error
-        print(f"going on after epoch {len(training.log)} of {args.epochs} in {args.out}")
+        resume(training, path, parser)
     elif args.resume:
-        print(f"no checkpoint in {args.out} yet: starting anew")
+        say(f"no checkpoint in {args.out} yet: starting anew")
     return training
 
 
-def save_epoch(training: Training, out: Path) -> None:
-    """OUT's model, log and, last, checkpoint."""
-    save_model(out / "model.safetensors", training.average.state_dict(), training.config)
-    rows = [",".join(training.log[0])] + [",".join(map(str, row.values())) for row in training.log]
-    write(out / "log.csv", ("\n".join(rows) + "\n").encode())
-    save_checkpoint(out / "checkpoint.pt", training.state())
+def resume(training: Training, path: Path, parser: Parser) -> None:
+    """Goes on from the checkpoint. Raises: OSError if it is no good, or not of this device."""
+    state, config = load_checkpoint(path), training.config
+    other = [f"{name} {state['config'][name]}" for name in config
+             if name != "epochs" and state["config"][name] != config[name]]
+    if other:
+        parser.error(f"{path.parent} holds a run with other settings: {', '.join(other)}")
+    try:
+        training.restore(state)
+    except MISFITS as error:
+        raise OSError(f"{path} does not fit its own settings, or comes from another kind of "
+                      f"device: {way_out(path)}") from error
+    if agreed(training.step) != -agreed(-training.step):
+        raise OSError(f"{path} is not the same for all processes: --out must be a folder that all "
+                      "hosts share")
+    epochs, steps = divmod(training.step, training.steps)
+    say(f"going on after epoch {epochs} of {config['epochs']}"
+        + (f" and {steps} of {training.steps} steps" if steps else "") + f" in {path.parent}")
 
 
-def draw(training: Training, out: Path) -> None:
-    """OUT/samples.png: 64 images by all T steps of Algorithm 2, from the averaged weights."""
-    alpha_bar = training.alpha_bar
-    eps_model = EPS_MODELS[training.config["predict"]](fast(training.average), alpha_bar)
-    images, _ = generate(partial(sample, clip=True), len(alpha_bar) - 1, eps_model, alpha_bar, 64,
-                         training.config["size"], 0, training.images.device)
-    write(out / "samples.png", png(grid(images)))
+def finish_epoch(training: Training, out: Path, requests: Requests) -> None:
+    """What follows from the checkpoint at an epoch's end: OUT's model, log and pictures."""
+    if rank() == 0:
+        save_model(out / "model.safetensors", training.average.state_dict(), training.config)
+        rows = [LOG, *(row.values() for row in training.log)]
+        lines = [",".join(map(str, row)) + "\n" for row in rows]
+        write(out / "log.csv", "".join(lines).encode())
+    draw_progress(training, out, requests)
+
+
+def train(training: Training, out: Path, keeper: Keeper, requests: Requests) -> None:
+    """Epoch after epoch, with checkpoints and pictures. Raises: Stopped between two steps."""
+    def between_steps() -> None:
+        if keeper.due() and rank() == 0:
+            keeper.save(training.state())
+        requests.grant_together()
+
+    if training.step and training.step % training.steps == 0:
+        finish_epoch(training, out, requests)                   # what an interruption prevented
+    while len(training.log) < training.config["epochs"]:
+        training.epoch(between_steps)
+        if rank() == 0:
+            keeper.save(training.state())
+        say(" ".join(f"{name} {value}" for name, value in training.log[-1].items()))
+        finish_epoch(training, out, requests)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Trains to the last epoch. Raises: OSError for a file, FloatingPointError for the loss."""
+    """Trains to the last epoch. Raises: OSError for a file, FloatingPointError for the loss, and
+    Stopped after Ctrl-C or SIGTERM, when all is saved."""
     args, parser = parse(argv)
-    training = open_training(args, parser)
-    for number in range(len(training.log) + 1, args.epochs + 1):
-        training.epoch()
-        save_epoch(training, args.out)
-        print(" ".join(f"{name} {value}" for name, value in training.log[-1].items()), flush=True)
-        if number % max(1, args.epochs // PICTURES) == 0 and number < args.epochs:
-            draw(training, args.out)
-    draw(training, args.out)
-    print(f"done: {args.out / 'model.safetensors'}, {args.out / 'samples.png'}")
+    with group(args.device, parser):
+        training = open_training(args, parser)
+        keeper = Keeper(args.out / "checkpoint.pt", args.save_every, training.step)
+        try:
+            with Requests() as requests:
+                train(training, args.out, keeper, requests)
+        except Stopped as stopped:
+            if rank() == 0:
+                keeper.save(training.state())
+            raise Stopped(stopped.number, f"step {training.step} is saved in {keeper.path}, and "
+                          "the same command with --resume goes on") from None
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error}: start anew with a smaller --lr, in another --out; "
+                                     f"{keeper}") from error
+        say(f"done: {args.out / 'model.safetensors'}, {args.out / 'samples.png'}")
 
 
 if __name__ == "__main__":

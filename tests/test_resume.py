@@ -1,0 +1,521 @@
+"""Nothing is lost: kills, signals, full and lying disks, damaged checkpoints, losses of inf."""
+import hashlib
+import io
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from scripts import EXAMPLE, TINY, Result, Trap, losses, names, pickled, rows, text
+
+import checkpoint
+import files
+import stop
+from unet import UNet
+
+LONG = [*TINY, "--batch-size", "256", "--epochs", "3"]      # 3 epochs of 7 steps
+OFTEN = ["--save-every", "1e-9"]                            # after every step
+PICTURES = ["loss.png", "samples.png", "samples_by_epoch.png"]
+FILES = ["checkpoint.previous.pt", "checkpoint.pt", "log.csv", "loss.png", "model.safetensors",
+         "samples.png", "samples_by_epoch.png"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(script, tmp_path_factory) -> Path:
+    """The folder of a training of LONG that nothing has disturbed."""
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    script("ddpm", "train").main([*LONG, "--out", str(out)])
+    return out
+
+
+def content(out: Path) -> dict:
+    """All of a run's result but the time that it took: the state, every file, the log's losses."""
+    state = checkpoint.load_checkpoint(out / "checkpoint.pt")
+    flat = {"losses": losses(out), "step": state["step"], "generator": state["generator"],
+            "order": state["order"], "rows": state["drawn"].keys()}
+    flat |= {f"{kind} {name}": tensor for kind in ("network", "average")
+             for name, tensor in state[kind].items()}
+    flat |= {f"{kind} {i}": tensor for i, moments in state["optimizer"].items()
+             for kind, tensor in moments.items()}
+    return flat | {name: (out / name).read_bytes() for name in [*PICTURES, "model.safetensors"]}
+
+
+def same(out: Path, other: Path) -> None:
+    """Asserts that two runs ended alike, bit for bit, and left the same files."""
+    a, b = content(out), content(other)
+    assert a.keys() == b.keys() and names(out) == names(other) == FILES
+    different = [name for name in a if not (
+        torch.equal(a[name], b[name]) if isinstance(a[name], torch.Tensor) else a[name] == b[name])]
+    assert not different, different
+
+
+# --- kills and signals ----------------------------------------------------------------------------
+
+def start(cwd: Path, *flags: str) -> subprocess.Popen:
+    """train.py as a process; a job in the background inherits an ignored SIGINT: undo that."""
+    undo = {} if sys.platform == "win32" else {
+        "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    return subprocess.Popen([sys.executable, EXAMPLE / "ddpm" / "train.py", *flags], cwd=cwd,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **undo)
+
+
+def wait_for_a_checkpoint(process: subprocess.Popen, path: Path) -> None:
+    """Returns once the process has written the file anew, or has ended."""
+    def stamp() -> tuple:
+        try:
+            return path.stat().st_mtime_ns, path.stat().st_ino
+        except FileNotFoundError:                           # between the two renamings
+            return ()
+    first = stamp()
+    while process.poll() is None and stamp() in ((), first):
+        time.sleep(0.001)
+
+
+def kill(process: subprocess.Popen, out: Path, pause: float) -> bool:
+    """Kills the process so many seconds after its first checkpoint; False if it ended before.
+
+    Asserts that one of the two checkpoints is there, and whole.
+    """
+    try:
+        wait_for_a_checkpoint(process, out / "checkpoint.pt")
+        time.sleep(pause)
+        alive = process.poll() is None
+    finally:
+        process.kill()
+        _, err = process.communicate()
+    assert "Traceback" not in text(err)
+    path = out / "checkpoint.pt"
+    checkpoint.load_checkpoint(path if path.exists() else checkpoint.before(path))
+    return alive
+
+
+def survive(kills: int, call, out: Path, flags: list[str], longest: float) -> tuple[int, str]:
+    """Trains to the end in spite of kills at random moments; how many hit, and what it printed."""
+    rng, hit = random.Random(7), 0
+    flags = [*flags, *OFTEN, "--out", str(out), "--resume"]
+    for _ in range(kills):
+        hit += kill(start(out.parent, *flags), out, rng.uniform(0, longest))
+    end = call("ddpm", "train", *flags)
+    assert end.status == 0, end
+    return hit, end.out
+
+
+def test_killed_at_random_moments_it_ends_alike(call, undisturbed, tmp_path):
+    """SIGKILL in the midst of steps and of savings: resumed, it ends as if nothing had been."""
+    hit, out = survive(2, call, tmp_path / "run", LONG, 0.05)
+    assert hit >= 1 and "going on after" in out             # a fast machine may end before
+    same(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no signal to one process")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signal_to_the_process_saves_and_leaves(call, undisturbed, tmp_path, number, status):
+    """One line that says where it saved and how to go on, and 128 + the signal as exit status."""
+    out = tmp_path / "run"
+    process = start(tmp_path, *LONG, *OFTEN, "--out", "run")
+    try:
+        wait_for_a_checkpoint(process, out / "checkpoint.pt")
+        process.send_signal(number)
+        printed, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    step = checkpoint.load_checkpoint(out / "checkpoint.pt")["step"]
+    result = Result(status=process.returncode, out=text(printed), err=text(err))
+    result.refuses(status, signal.Signals(number).name, f"step {step} is saved", "--resume")
+    assert 1 <= step < 21 and "done" not in result.out
+    assert call("ddpm", "train", *LONG, "--out", out, "--resume").status == 0
+    same(out, undisturbed)
+
+
+def signal_in(monkeypatch, owner, name: str, call_number: int, number: int) -> None:
+    """The signal arrives in the midst of that call of a method."""
+    method, calls = getattr(owner, name), iter(range(1, 10**9))
+
+    def signalled(*args, **kwargs):
+        if next(calls) == call_number:
+            signal.raise_signal(number)
+        return method(*args, **kwargs)
+    monkeypatch.setattr(owner, name, signalled)
+
+
+@pytest.mark.parametrize(("step", "number"), [
+    (9, signal.SIGTERM), (14, signal.SIGINT), (21, signal.SIGTERM)])
+def test_signal_in_a_step_ends_after_it(call, script, undisturbed, tmp_path, monkeypatch, step,
+                                        number):
+    """The step is finished and saved, in an epoch, at its end, at the very end; resumed, alike."""
+    flags = [*LONG, "--out", tmp_path]
+    with monkeypatch.context() as patch:
+        signal_in(patch, script("ddpm", "train").Training, "update", step, number)
+        result = call("ddpm", "train", *flags)
+        result.refuses(128 + number, signal.Signals(number).name, f"step {step} is saved",
+                       tmp_path / "checkpoint.pt", "--resume")
+    assert checkpoint.load_checkpoint(tmp_path / "checkpoint.pt")["step"] == step
+    result = call("ddpm", "train", *flags, "--resume")
+    inside = f" and {step % 7} of 7 steps" if step % 7 else ""
+    assert f"going on after epoch {step // 7} of 3{inside} in" in result.out
+    same(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("forward", [7 + 2, 7 + 12 + 14 + 10])
+def test_signal_while_it_draws(call, undisturbed, tmp_path, monkeypatch, forward):
+    """After the first epoch, and after the last, the pictures that were left out are drawn."""
+    flags = [*LONG, "--out", tmp_path]
+    with monkeypatch.context() as patch:
+        signal_in(patch, UNet, "forward", forward, signal.SIGTERM)
+        call("ddpm", "train", *flags).refuses(143, "is saved")
+    assert "samples.png" not in names(tmp_path)
+    assert call("ddpm", "train", *flags, "--resume").status == 0
+    same(tmp_path, undisturbed)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ignores no signals")
+def test_ignored_signal_stays_ignored(call, script, tmp_path, monkeypatch):
+    """Under nohup, or as a job in the background, a signal that is ignored does not stop it."""
+    signal_in(monkeypatch, script("ddpm", "train").Training, "update", 1, signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert call("ddpm", "train", *TINY, "--epochs", 1, "--out", tmp_path).status == 0
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_signals_are_given_back():
+    """After a training Ctrl-C is again what it was."""
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with stop.Requests():
+        assert signal.getsignal(signal.SIGINT) != before[0]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+# --- going on -------------------------------------------------------------------------------------
+
+def test_folder_with_a_run_is_refused(call, trained):
+    """Without --resume an OUT that holds a run is refused, and stays as it was."""
+    before = {name: (trained / name).read_bytes() for name in names(trained)}
+    call("ddpm", "train", *TINY, "--epochs", 2, "--out", trained).refuses(2, trained, "--resume")
+    assert {name: (trained / name).read_bytes() for name in names(trained)} == before
+
+
+def test_resume_of_nothing_says_so_and_starts_anew(call, weights, tmp_path):
+    """--resume where no run is says so, and trains as without it."""
+    result = call("ddpm", "train", *TINY, "--epochs", 2, "--out", tmp_path, "--resume")
+    assert result.status == 0 and f"no checkpoint in {tmp_path}" in result.out
+    assert (tmp_path / "model.safetensors").read_bytes() == weights.read_bytes()
+
+
+@pytest.mark.parametrize(("flag", "value", "word"), [
+    ("--seed", 4, "seed"), ("--width", 16, "width"), ("--lr", 0.1, "lr"),
+    ("--timesteps", 13, "timesteps"), ("--batch-size", 599, "batch_size"),
+    ("--predict", "eps", "predict")])
+def test_resume_with_other_settings_is_refused(call, trained, flag, value, word):
+    """A run goes on only with the settings it began with; the line names the one that differs."""
+    before = (trained / "checkpoint.pt").read_bytes()
+    flags = [*TINY, "--epochs", 2, "--out", trained, "--resume", flag, value]
+    call("ddpm", "train", *flags).refuses(2, word)
+    assert (trained / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_finished_run_may_go_on(call, tmp_path):
+    """--resume with more --epochs trains further, and the model's configuration says so."""
+    flags = [*TINY, "--out", tmp_path]
+    call("ddpm", "train", *flags, "--epochs", 1)
+    result = call("ddpm", "train", *flags, "--epochs", 3, "--resume")
+    assert result.status == 0 and "going on after epoch 1 of 3" in result.out
+    assert [row["epoch"] for row in rows(tmp_path)] == ["1", "2", "3"]
+    assert checkpoint.load_checkpoint(tmp_path / "checkpoint.pt")["config"]["epochs"] == 3
+
+
+def test_killed_between_two_renamings(call, undisturbed, tmp_path, monkeypatch):
+    """For want of a checkpoint the one before is taken, which is said; leftovers are removed."""
+    replace, calls = os.replace, []
+
+    def killed(a, b):
+        calls.append(b)
+        if Path(b).name == "checkpoint.pt" and calls.count(b) == 5:
+            raise SystemExit(9)                             # what it leaves is put back below
+        replace(a, b)
+    flags = [*LONG, *OFTEN, "--out", tmp_path]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        assert call("ddpm", "train", *flags).status == 9
+    assert names(tmp_path) == ["checkpoint.previous.pt"]
+    (tmp_path / f".checkpoint.pt.ab12cd34{files.PART}").write_bytes(b"half of it")
+    call("ddpm", "train", *flags).refuses(2, "--resume")
+    result = call("ddpm", "train", *flags, "--resume")
+    assert "checkpoint.pt is not there: going on from the one before" in result.out
+    assert "going on after epoch 0 of 3 and 4 of 7 steps" in result.out
+    same(tmp_path, undisturbed)
+
+
+def test_the_one_before_helps_when_a_checkpoint_is_damaged(call, script, undisturbed, tmp_path,
+                                                           monkeypatch):
+    """One line says what to do, nothing is touched; when it is done, the training ends alike."""
+    flags = [*LONG, "--out", tmp_path]
+    with monkeypatch.context() as patch:
+        signal_in(patch, script("ddpm", "train").Training, "update", 9, signal.SIGTERM)
+        call("ddpm", "train", *flags).refuses(143)
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:-1])
+    before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
+    result = call("ddpm", "train", *flags, "--resume")
+    result.refuses(1, path, "delete it", "--resume", "checkpoint.previous.pt")
+    assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
+    path.unlink()
+    result = call("ddpm", "train", *flags, "--resume")
+    assert "going on after epoch 1 of 3 in" in result.out
+    same(tmp_path, undisturbed)
+
+
+# --- disks ----------------------------------------------------------------------------------------
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")
+def test_full_disk_leaves_the_old_checkpoint(call, script, undisturbed, tmp_path, monkeypatch):
+    """Where a checkpoint finds no room: exit status 1, one line, the old one whole; then alike."""
+    import resource
+    flags = [*LONG, *OFTEN, "--out", tmp_path]
+    with monkeypatch.context() as patch:
+        signal_in(patch, script("ddpm", "train").Training, "update", 9, signal.SIGTERM)
+        call("ddpm", "train", *flags).refuses(143)
+    before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
+    size, old = len(before["checkpoint.pt"]), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, old[1]))
+    try:
+        result = call("ddpm", "train", *flags, "--resume")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    result.refuses(1, tmp_path / "checkpoint.pt")
+    assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
+    assert call("ddpm", "train", *flags, "--resume").status == 0
+    same(tmp_path, undisturbed)
+
+
+def test_what_reads_back_otherwise_is_not_taken(tmp_path, monkeypatch):
+    """A disk that loses a byte of the new file: an error, and the old one stays where it was."""
+    path = tmp_path / "checkpoint.pt"
+    files.write(path, b"old")
+
+    def lossy(handle: int) -> None:
+        os.truncate(handle, 2)
+    monkeypatch.setattr(os, "fsync", lossy)
+    with pytest.raises(OSError, match="does not give back") as error:
+        files.write(path, b"new", keep=tmp_path / "kept")
+    assert error.value.filename == str(path)
+    assert path.read_bytes() == b"old" and names(tmp_path) == ["checkpoint.pt"]
+
+
+def test_the_one_before_is_kept(tmp_path):
+    """With `keep` the old file is still there under the other name."""
+    path, kept = tmp_path / "a.pt", tmp_path / "b.pt"
+    for content in (b"1", b"2", b"3"):
+        files.write(path, content, keep=kept)
+    assert (path.read_bytes(), kept.read_bytes(), len(names(tmp_path))) == (b"3", b"2", 2)
+
+
+# --- losses and weights of inf --------------------------------------------------------------------
+
+def test_loss_that_is_no_number_ends_the_training(call, tmp_path):
+    """A learning rate that blows up ends in one line that says what to change, and no model."""
+    flags = [*TINY, "--epochs", 8, "--lr", 1e30, "--out", tmp_path]
+    call("ddpm", "train", *flags).refuses(1, "loss of step 2 ", "epoch 1, batch 2 of 2", "--lr",
+                                          "no checkpoint yet")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_the_line_names_step_batch_and_checkpoint(call, script, tmp_path, monkeypatch, loss):
+    """At step 10: its epoch, batch and seed, and the last good checkpoint, which is whole."""
+    training, calls = script("ddpm", "train").Training, iter(range(1, 10**9))
+    update = training.update
+    monkeypatch.setattr(training, "update", lambda self, x_0: update(self, x_0) * (
+        loss if next(calls) == 10 else 1))
+    result = call("ddpm", "train", *LONG, "--out", tmp_path)
+    result.refuses(1, "step 10 ", f" {loss} ", "seed 3", "epoch 2", "batch 3 of 7",
+                   tmp_path / "checkpoint.pt", "step 7")
+    assert checkpoint.load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 7
+
+
+@pytest.fixture
+def training(script):
+    """A small training that has not begun, of epochs of 5 steps."""
+    config = {"seed": 0, "width": 8, "schedule": "cosine", "timesteps": 12, "batch_size": 8,
+              "epochs": 2, "lr": 1e-3, "predict": "v"}
+    images = torch.zeros(40, 1, 8, 8, dtype=torch.uint8)
+    return script("ddpm", "train").Training(config, images, torch.device("cpu"))
+
+
+def test_losses_that_are_read_together_are_told_apart(training):
+    """Where losses are read rarely, the first that is not finite is named."""
+    training.step = 9
+    training.read([torch.tensor(0.5), torch.tensor(0.25)])
+    assert training.loss == 0.75
+    with pytest.raises(FloatingPointError, match=r"step 8 is nan \(seed 0, epoch 2, batch 3 of 5"):
+        training.read([torch.tensor(value) for value in (1, float("nan"), float("inf"))])
+
+
+def test_losses_are_read_when_it_pauses(training):
+    """With a pause every 3 steps, an epoch of 5 steps has two, and a mean over all its losses."""
+    training.pause, steps, losses, update = 3, [], [], training.update
+    training.update = lambda x_0: losses.append(update(x_0)) or losses[-1]
+    training.epoch(lambda: steps.append((training.step, len(training.log))))
+    assert steps == [(3, 0), (5, 1)] and len(losses) == 5
+    assert training.log[0]["loss"] == round(float(torch.stack(losses).double().mean()), 5)
+
+
+def test_spoilt_weights_are_never_saved(script, trained, tmp_path):
+    """Weights of inf end in an error, and the checkpoint stays."""
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes((trained / "checkpoint.pt").read_bytes())
+    keeper, state = checkpoint.Keeper(path, 1.0, 4), checkpoint.load_checkpoint(path)
+    for kind in ("network", "average"):
+        spoilt = state[kind] | {"stem.bias": torch.full((8,), float("inf"))}
+        with pytest.raises(FloatingPointError, match="step 4"):
+            keeper.save(state | {kind: spoilt})
+    assert path.read_bytes() == (trained / "checkpoint.pt").read_bytes()
+    keeper.save(state)
+    assert names(tmp_path) == ["checkpoint.previous.pt", "checkpoint.pt"]
+
+
+# --- checkpoints that are no good -----------------------------------------------------------------
+
+def copy(trained: Path, folder: Path) -> Path:
+    """A good checkpoint, to be spoilt."""
+    path = folder / "checkpoint.pt"
+    path.write_bytes((trained / "checkpoint.pt").read_bytes())
+    return path
+
+
+def test_spoiling_starts_from_a_good_checkpoint(call, trained, tmp_path):
+    """What the next tests write is refused for its fault alone: without one it is accepted."""
+    path = copy(trained, tmp_path)
+    resaved(path, lambda state: state)
+    assert call("ddpm", "train", *TINY, "--epochs", 2, "--out", tmp_path, "--resume").status == 0
+
+
+def test_a_flipped_byte_anywhere_is_noticed(call, trained, tmp_path):
+    """Fifty single bits, from the first byte to the last, each refused in one line."""
+    path, rng = copy(trained, tmp_path), random.Random(12)
+    good = path.read_bytes()
+    places = [0, 1, len(good) - 33, len(good) - 32, len(good) - 1]
+    places += rng.sample(range(len(good)), 50 - len(places))
+    for place in places:
+        spoilt = bytearray(good)
+        spoilt[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(spoilt)
+        flags = [*TINY, "--epochs", 2, "--out", tmp_path, "--resume"]
+        call("ddpm", "train", *flags).refuses(1, path, "delete it to start anew")
+    assert path.read_bytes() == spoilt and names(tmp_path) == ["checkpoint.pt"]
+
+
+def signed(payload: bytes) -> bytes:
+    """The payload and its sum, as save_checkpoint writes them."""
+    return payload + hashlib.sha256(payload).digest()
+
+
+def torch_saved(value: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def resaved(path: Path, change) -> None:
+    """The checkpoint, loaded, changed and saved with a sum that is right."""
+    path.write_bytes(signed(torch_saved(change(checkpoint.load_checkpoint(path)))))
+
+
+def changed(**entries):
+    """Spoils a checkpoint by other entries; a function is given the old one."""
+    return lambda path: resaved(path, lambda state: state | {
+        name: value(state[name]) if callable(value) else value for name, value in entries.items()})
+
+
+def without(name: str):
+    return lambda path: resaved(path, lambda state: {
+        key: value for key, value in state.items() if key != name})
+
+
+def payload(value: bytes):
+    return lambda path: path.write_bytes(signed(value))
+
+
+BAD_STATES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "half": lambda path: path.write_bytes(path.read_bytes()[:path.stat().st_size // 2]),
+    "a byte short": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "a byte long": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+    "no sum": lambda path: path.write_bytes(path.read_bytes()[:-32]),
+    "nothing but a sum": payload(b""),
+    "random": payload(random.Random(6).randbytes(9000)),
+    "half, with a sum": lambda path: path.write_bytes(signed(path.read_bytes()[:9000])),
+    "a tensor": payload(torch_saved(torch.ones(3))),
+    "a number": payload(torch_saved(7)),
+    "other entries": payload(torch_saved({"epoch": 3})),
+    **{f"no {name}": without(name) for name in sorted(checkpoint.STATE)},
+    "one entry more": changed(more=1),
+    "config a list": changed(config=[1]),
+    "empty config": changed(config={}),
+    "config of tensors": changed(config=lambda config: config | {"lr": torch.ones(2)}),
+    "step text": changed(step="many"),
+    "step inf": changed(step=float("inf")),
+    "step of another epoch": changed(step=6),
+    "step below 0": changed(step=-4),
+    "order a number": changed(order=7),
+    "order short": changed(order=lambda order: order[:-1]),
+    "order beyond the images": changed(order=lambda order: order + 1),
+    "order twice the same": changed(order=lambda order: order // 2),
+    "order of pairs": changed(order=lambda order: torch.stack([order, order])),
+    "order no integers": changed(order=lambda order: order + 0.5),
+    "loss text": changed(loss="low"),
+    "seconds a list": changed(seconds=[1]),
+    "log a number": changed(log=7),
+    "log of numbers": changed(log=[1, 2]),
+    "log too long": changed(log=lambda log: log * 2),
+    "log without losses": changed(log=[{"epoch": 1}, {"epoch": 2}]),
+    "log of text": changed(log=lambda log: [row | {"loss": "low"} for row in log]),
+    "drawn a list": changed(drawn=[1]),
+    "drawn text": changed(drawn={"first": torch.zeros(8, 1, 8, 8, dtype=torch.uint8)}),
+    "drawn numbers": changed(drawn={1: 2}),
+    "drawn small": changed(drawn={1: torch.zeros(8, 1, 4, 4, dtype=torch.uint8)}),
+    "empty network": changed(network={}),
+    "network a number": changed(network=7),
+    "network of another width": changed(network=UNet(16).state_dict()),
+    "average of another width": changed(average=UNet(16).state_dict()),
+    "empty optimizer": changed(optimizer={}),
+    "optimizer a number": changed(optimizer=7),
+    "optimizer of numbers": changed(optimizer=lambda old: dict.fromkeys(old, 7)),
+    "moments a number": changed(optimizer=lambda old: old | {0: {"step": torch.tensor(4.0)}}),
+    "moments of another shape": changed(optimizer=lambda old: old | {
+        0: old[0] | {"exp_avg": torch.zeros(3)}}),
+    "steps of the optimizer": changed(optimizer=lambda old: old | {
+        0: old[0] | {"step": torch.zeros(5)}}),
+    "generator short": changed(generator=torch.zeros(5, dtype=torch.uint8)),
+    "generator spoilt": changed(generator=lambda old: old * 0 + 255),
+    "generator a number": changed(generator=7),
+}
+
+
+@pytest.mark.parametrize("spoil", BAD_STATES.values(), ids=BAD_STATES.keys())
+def test_bad_checkpoint_is_refused(call, trained, tmp_path, spoil):
+    """A checkpoint that is damaged or another's: exit status 1, one line, and it is left alone."""
+    path = copy(trained, tmp_path)
+    spoil(path)
+    before = path.read_bytes()
+    flags = [*TINY, "--epochs", 3, "--out", tmp_path, "--resume"]
+    call("ddpm", "train", *flags).refuses(1, path, "delete it to start anew")
+    assert path.read_bytes() == before and names(tmp_path) == ["checkpoint.pt"]
+
+
+@pytest.mark.parametrize("way", ["pickle", "torch"])
+def test_pickle_as_checkpoint_is_never_run(call, tmp_path, way):
+    """A pickle in place of a checkpoint, with a sum that is right: what it would do is not done."""
+    trap, path = Trap(tmp_path / "sprung"), tmp_path / "checkpoint.pt"
+    pickled(trap, way, path)
+    path.write_bytes(signed(path.read_bytes()))
+    flags = [*TINY, "--epochs", 2, "--out", tmp_path, "--resume"]
+    call("ddpm", "train", *flags).refuses(1, path)
+    assert names(tmp_path) == ["checkpoint.pt"]
