@@ -1,0 +1,243 @@
+"""Whom benchmark.py measures: ours, ours with one optimisation taken away, and two packages.
+
+A contestant is made from a batch size and a device, and has two methods: learn() trains on a batch,
+hop() takes a batch of samples one hop of DDIM on.
+"""
+import importlib.util
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from checkpoint import load_model
+from data import import_torchvision, to_unit
+from ddim import sample, subsequence
+from ddpm import EPS_MODELS, cosine_schedule
+from device import fast
+from draw import BATCH, WEIGHTS, generate
+from train import Training
+from unet import Attention
+
+T, S = 1000, 50          # the chain, and the hops of DDIM through it
+SAMPLING = [(64, 10), (64, 20), (64, 40), (64, 80), (BATCH, 10), (2 * BATCH, 10), (4 * BATCH, 10)]
+TRAINING = [1, 2, 4, 8]  # batches
+
+
+def hops(eps_model: Callable, alpha_bar: Tensor, x_T: Tensor) -> Iterator[Tensor]:
+    """The states of one DDIM chain after another, all from x_T."""
+    while True:
+        yield from sample(eps_model, alpha_bar, x_T, subsequence(T, S), clip=True)
+
+
+class Ours(Training):
+    """train.py as it is, on random images as large as MNIST's; DDIM from its averaged weights."""
+
+    def __init__(self, batch: int, device: torch.device):
+        images = torch.randint(256, (10 * batch, 1, 28, 28), dtype=torch.uint8)
+        super().__init__({"seed": 0, "width": 64, "schedule": "cosine", "timesteps": T, "epochs":
+                          1000, "batch_size": batch, "lr": 2e-3, "predict": "v"}, images, device)
+        self.batches = self.load()
+        self.change()
+        eps_model = EPS_MODELS["v"](fast(self.average), self.alpha_bar)
+        self.states = hops(eps_model, self.alpha_bar, torch.randn(batch, 1, 28, 28, device=device))
+
+    def change(self) -> None:
+        """Nothing here: what a subclass does otherwise."""
+
+    def load(self) -> Iterator[Tensor]:
+        """Batches of the data set, which is one tensor on the device."""
+        while True:
+            pick = torch.randint(len(self.images), (self.config["batch_size"],),
+                                 device=self.images.device)
+            yield to_unit(self.images[pick])
+
+    def learn(self) -> None:
+        """Trains on one batch."""
+        self.update(next(self.batches))
+
+    def hop(self) -> None:
+        """Takes one batch of samples one hop on."""
+        next(self.states)
+
+
+class Compiled(Ours):
+    """Both networks compiled; on a GPU each is then one CUDA graph."""
+
+    def change(self) -> None:
+        self.network.compile(mode="reduce-overhead")
+        self.average.compile(mode="reduce-overhead")
+
+
+class ChannelsFirst(Ours):
+    """The layout (N, C, H, W), PyTorch's default."""
+
+    def change(self) -> None:
+        self.network.to(memory_format=torch.contiguous_format)
+        self.average.to(memory_format=torch.contiguous_format)
+
+
+class Float32(Ours):
+    """No bfloat16: autocast is off inside both networks."""
+
+    def change(self) -> None:
+        for network in (self.network, self.average):
+            network.forward = torch.autocast(self.images.device.type, enabled=False)(
+                network.forward)
+
+
+class Images(Dataset):
+    """One image at a time, as torchvision's data sets hand them out."""
+
+    def __init__(self, images: Tensor):
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> Tensor:
+        return to_unit(self.images[i])
+
+
+class Loaded(Ours):
+    """The data set in the host's memory, behind a DataLoader with its default settings."""
+
+    hop = None               # samples as Ours does
+
+    def load(self) -> Iterator[Tensor]:
+        """Batches collected image by image."""
+        loader = DataLoader(Images(self.images.cpu()), self.config["batch_size"], shuffle=True)
+        while True:
+            yield from (batch.to(self.images.device) for batch in loader)
+
+
+class PlainAdam(Ours):
+    """Adam with its default settings."""
+
+    hop = None
+
+    def change(self) -> None:
+        self.optimizer = torch.optim.Adam(self.network.parameters())
+
+
+class KernelAttention(Attention):
+    """Attention by PyTorch's scaled_dot_product_attention."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        qkv = self.qkv(self.norm(x)).view(n, 3, self.heads, c // self.heads, h * w).mT
+        y = F.scaled_dot_product_attention(*qkv.unbind(1))  # (N, heads, H W, C / heads)
+        return x + self.out(y.mT.reshape(n, c, h, w))
+
+
+class Kernel(Ours):
+    """The same weights with the other attention."""
+
+    def change(self) -> None:
+        for module in [*self.network.modules(), *self.average.modules()]:
+            if isinstance(module, Attention):
+                module.__class__ = KernelAttention
+
+
+class Peer:
+    """Another package's network as it comes: plain steps in float32."""
+
+    def __init__(self, make: Callable[[], tuple[nn.Module, int]], batch: int, device: torch.device):
+        self.network, size = make()
+        self.network.to(device)
+        self.x, self.eps = torch.randn(2, batch, 1, size, size, device=device)
+        self.t = torch.randint(1, T, (batch,), device=device)
+        self.optimise()
+        alpha_bar = cosine_schedule(T).float().to(device)       # mps has no float64
+        self.states = hops(self.eps_model, alpha_bar, self.eps)
+
+    def optimise(self) -> None:
+        """Sets the network and its optimiser up."""
+        self.eps_model = self.network
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-4)
+
+    def learn(self) -> None:
+        """Trains on one batch."""
+        loss = (self.eps - self.eps_model(self.x, self.t)).square().mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+    def hop(self) -> None:
+        """Takes one batch of samples one hop on."""
+        next(self.states)
+
+
+class OptimisedPeer(Peer):
+    """The same with what ours has: channels_last, bfloat16, the fused Adam."""
+
+    def optimise(self) -> None:
+        self.network.to(memory_format=torch.channels_last)
+        self.eps_model = fast(self.network)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-4, fused=True)
+
+
+def unet_of_most_tutorials() -> tuple[nn.Module, int]:
+    """The network that denoising-diffusion-pytorch's users train, and the size of its images."""
+    import_torchvision()   # the package imports it
+    from denoising_diffusion_pytorch import Unet
+    return Unet(dim=32, dim_mults=(1, 2, 4, 8), channels=1), 32
+
+
+def unet_of_diffusers() -> tuple[nn.Module, int]:
+    """The network of diffusers' MNIST course, and the size of its images."""
+    import_torchvision()
+    from diffusers import UNet2DModel
+    network = UNet2DModel(
+        sample_size=28, in_channels=1, out_channels=1, layers_per_block=2,
+        block_out_channels=(32, 64, 64),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"))
+    network.register_forward_hook(lambda module, args, output: output.sample)
+    return network, 28
+
+
+def contestants() -> dict[str, Callable[[int, torch.device], Ours | Peer]]:
+    """Each name with what makes it from a batch size and a device; says what is not measured."""
+    found = {"ours": Ours, "ours, channels first": ChannelsFirst, "ours, float32": Float32,
+             "ours, DataLoader": Loaded, "ours, default Adam": PlainAdam,
+             "ours, library attention": Kernel}
+    if any(map(shutil.which, ("g++", "clang++", "cl"))):
+        found["ours, torch.compile"] = Compiled
+    else:
+        print("not measured: torch.compile, which needs a C++ compiler")
+    for name, make in (("denoising-diffusion-pytorch", unet_of_most_tutorials),
+                       ("diffusers", unet_of_diffusers)):
+        if importlib.util.find_spec(name.replace("-", "_")):
+            found[name] = partial(Peer, make)
+            found[f"{name}, optimised"] = partial(OptimisedPeer, make)
+        else:
+            print(f"not measured: {name}, which is not installed")
+    return found
+
+
+def train_batches(batches: int, batch: int, device: torch.device) -> Callable[[], object]:
+    """Some steps of train.py."""
+    ours = Ours(batch, device)
+    return lambda: [ours.learn() for _ in range(batches)]
+
+
+def draw_digits(n: int, steps: int, batch: int, device: torch.device) -> Callable[[], object]:
+    """What ddim/sample.py does between reading the weights and writing the images."""
+    network, alpha_bar, config = load_model(WEIGHTS, device)
+    eps_model = EPS_MODELS[config["predict"]](fast(network), alpha_bar)
+
+    def sampler(eps_model, alpha_bar, x_T, generators):
+        return sample(eps_model, alpha_bar, x_T, subsequence(T, steps), 0.0, generators, clip=True)
+    return lambda: generate(sampler, steps, eps_model, alpha_bar, n, config["size"], 0, device)
+
+
+def growing(batch: int) -> dict[str, tuple[Callable, int]]:
+    """Each name with what makes the work, and how many passes of an image through the network."""
+    found = {f"sampling, n = {n}, S = {steps}": (partial(draw_digits, n, steps), n * steps)
+             for n, steps in SAMPLING}
+    return found | {f"training, {k * batch} images": (partial(train_batches, k), k * batch)
+                    for k in TRAINING}
