@@ -3,8 +3,10 @@ r"""How good are a model's samples? Their Frechet distance to MNIST's test image
     python 01_example/evaluation/evaluate.py --sampler ddim --steps 50 --n 10000
 
 draws the images, and prints the distance beside that of as many real images, how the classes are
-shared out, and how sure the classifier is; about eight minutes on two CPU cores.
+shared out, and how sure the classifier is. torchrun --nproc-per-node K in place of python shares
+the drawing among K processes.
 """
+import argparse
 import json
 import sys
 import time
@@ -14,6 +16,7 @@ from pathlib import Path
 sys.path[1:1] = [str(Path(__file__).resolve().parents[1] / name) for name in ("ddpm", "ddim")]
 
 import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
 
 from cli import Parser, count, fraction, run, seed  # noqa: E402
 from data import FOLDER  # noqa: E402
@@ -22,10 +25,11 @@ from draw import WEIGHTS  # noqa: E402
 from files import prepare, write  # noqa: E402
 from judge import LEAST, Judge, summary  # noqa: E402
 from model import Model  # noqa: E402
+from parallel import group, one_first, rank  # noqa: E402
 
 
-def parse(argv: list[str] | None):
-    """The flags, and the model that they name, which must draw what MNIST has."""
+def parse(argv: list[str] | None) -> tuple[argparse.Namespace, Parser]:
+    """The flags."""
     parser = Parser(__doc__)
     parser.add_argument("--weights", type=Path, default=WEIGHTS,
                         help="a model.safetensors of train.py")
@@ -47,13 +51,25 @@ def parse(argv: list[str] | None):
                      "more than the 60,000 real images to compare with")
     if args.json:
         prepare(args.json)
+    return args, parser
+
+
+def open_model(args: argparse.Namespace, parser: Parser) -> Model:
+    """The model that the flags name, which must draw what MNIST has, in so many steps."""
     model = Model.load(args.weights, args.device)
     if model.config["dataset"] != "mnist":
         parser.error(f"--weights {args.weights} draws {model.config['dataset']}: the classifier "
                      "knows mnist only")
     if args.steps > model.T:
         parser.error(f"--steps {args.steps}: the model's chain has {model.T} steps")
-    return args, model
+    return model
+
+
+def draw(model: Model, args: argparse.Namespace) -> Tensor:
+    """The images that the flags ask for."""
+    if args.sampler == "ddpm":
+        return model.ddpm(args.n, args.seed)
+    return model.ddim(args.n, args.seed, args.steps, args.eta, args.spacing)
 
 
 def show(result: dict) -> None:
@@ -74,16 +90,20 @@ def show(result: dict) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Draws, measures, prints. Raises: OSError for a file that cannot be read or written."""
-    args, model = parse(argv)
-    judge, began = Judge(args.device, args.data_dir), time.perf_counter()
-    if args.sampler == "ddpm":
-        images = model.ddpm(args.n, args.seed)
-    else:
-        images = model.ddim(args.n, args.seed, args.steps, args.eta, args.spacing)
+    args, parser = parse(argv)
+    with group(args.device, parser):
+        model = open_model(args, parser)
+        with one_first():                               # that downloads MNIST, if it must be
+            judge = Judge(args.device, args.data_dir)
+        began = time.perf_counter()
+        images = draw(model, args)
+        seconds = time.perf_counter() - began
+        if rank() > 0:
+            return
     settings = {name: getattr(args, name)
                 for name in ("sampler", "steps", "eta", "spacing", "seed")}
     result = {"settings": settings, "device": str(args.device), "torch": torch.__version__,
-              "seconds": round(time.perf_counter() - began, 1), "samples": judge.measure(images),
+              "seconds": round(seconds, 1), "samples": judge.measure(images),
               "floor": judge.floor(args.n), "test images": summary(judge.probabilities)}
     if args.train_on_samples:
         result["trained on samples"] = round(judge.learn(images), 4)
