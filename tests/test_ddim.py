@@ -4,7 +4,15 @@ import math
 import pytest
 import torch
 
-from ddim import ddim_step, sample, subsequence
+from ddim import (
+    ddim_step,
+    encode,
+    noise_like,
+    sample,
+    sigma_hat_step,
+    slerp,
+    subsequence,
+)
 from ddpm import (
     cosine_schedule,
     ddpm_step,
@@ -237,3 +245,247 @@ def test_exact_eps_recovers_the_mixture_in_50_steps(eta, spread, distance, clip,
     assert x.mean().item() == pytest.approx(mixture.mean, abs=0.02)
     assert x.var().item() == pytest.approx(mixture.variance, rel=spread)
     assert mixture.kolmogorov_smirnov(x) < distance     # 0.016 is the 1% quantile of exact draws
+
+
+# --- noise: one generator, or one for each image --------------------------------------------------
+
+def seeded(*seeds):
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def test_an_image_gets_the_same_noise_in_any_batch():
+    """With a list of generators, an image's draws depend on its own generator alone."""
+    x = torch.empty(5, 1, 3, 2)
+    together, generators = [], seeded(3, 14, 15, 92, 65)
+    for _ in range(2):
+        together.append(noise_like(x, generators))
+    for i, generator in enumerate(seeded(3, 14, 15, 92, 65)):
+        for draw in together:
+            assert torch.equal(draw[i:i + 1], noise_like(x[:1], generator))
+    others = noise_like(x[:2], seeded(92, 3))
+    assert torch.equal(others, together[0][[3, 0]])
+    flat = torch.cat(together).flatten()
+    assert len(flat.unique()) == len(flat)
+
+
+def test_noise_is_standard_normal_like_x():
+    """Mean 0, variance 1, shape and dtype of x, from one generator, from a list, from none."""
+    for generator in (seeded(1)[0], seeded(*range(40)), None):
+        z = noise_like(torch.empty(40, 50, 50, dtype=torch.float64), generator)
+        assert z.shape == (40, 50, 50) and z.dtype == torch.float64
+        assert abs(z.mean()) < 0.016 and abs(z.var() - 1) < 0.023          # 5 standard errors
+        assert 2.9 < z.pow(4).mean() < 3.1                                 # a uniform law has 1.8
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 4])
+def test_a_wrong_number_of_generators_is_refused(n):
+    """As many generators as images, no fewer and no more."""
+    with pytest.raises(ValueError):
+        noise_like(torch.empty(3, 1, 2, 2), seeded(*range(n)))
+
+
+def test_a_sample_is_the_same_in_any_batch(mixture, randn):
+    """With a generator of its own an image ends the same, whatever else is drawn beside it."""
+    alpha_bar, x_T = SCHEDULES["linear-80"], randn(4)
+    model, tau = mixture.eps_model(alpha_bar), subsequence(80, 7)
+    for eta, step in ((0.0, ddim_step), (0.35, ddim_step), (1.0, sigma_hat_step)):
+        whole = last(sample(model, alpha_bar, x_T, tau, eta, seeded(1, 2, 3, 4), step=step))
+        parts = [last(sample(model, alpha_bar, x_T[i], tau, eta, generators, step=step))
+                 for i, generators in (([0], seeded(1)), ([1, 2, 3], seeded(2, 3, 4)))]
+        close(torch.cat(parts), whole)
+
+
+def test_eta_0_draws_nothing_from_the_generator(mixture, randn):
+    """A generator is untouched by eta = 0, and used by any eta > 0."""
+    alpha_bar, tau = SCHEDULES["linear-80"], [10, 50, 80]
+    model = mixture.eps_model(alpha_bar)
+    one, *each = generators = seeded(6, 7, 8, 9)
+    for eta, untouched in ((0.0, True), (0.2, False)):
+        for generator in (one, each):
+            last(sample(model, alpha_bar, randn(3), tau, eta, generator))
+        for g, fresh in zip(generators, seeded(6, 7, 8, 9), strict=True):
+            assert torch.equal(g.get_state(), fresh.get_state()) == untouched
+
+
+# --- sigma-hat ------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("clip", [False, True])
+@every_schedule
+def test_sigma_hat_without_noise_is_the_step_of_eta_1(alpha_bar, clip, randn):
+    """Where z = 0 only the factor of eps is left, and that is eta's: 1 in the paper."""
+    t = torch.arange(1, len(alpha_bar))
+    x_t, eps = randn(len(t), 5), randn(len(t), 5)
+    silent = torch.zeros_like(eps)
+    for eta in (1.0, 0.35):
+        for s in (t - 1, t // 2):
+            close(sigma_hat_step(x_t, t, s, eps, alpha_bar, eta, silent, clip),
+                  ddim_step(x_t, t, s, eps, alpha_bar, eta, silent, clip))
+
+
+@pytest.mark.parametrize("eta", [1.0, 0.35])
+@every_schedule
+def test_sigma_hats_variance(alpha_bar, eta, randn):
+    """Noise of variance 1 - a_t / a_s, whatever eta is; none in a step to 0."""
+    T = len(alpha_bar) - 1
+    x_t, eps, z = randn(3, 5), randn(3, 5), randn(3, 5)
+    z[z.abs() < 0.1] = 0.1
+    for t, s in [(T, T // 2), (T, 1), (T // 2, T // 3), (9, 2), (2, 1)]:
+        noise = (sigma_hat_step(x_t, t, s, eps, alpha_bar, eta, z)
+                 - sigma_hat_step(x_t, t, s, eps, alpha_bar, eta, 0 * z)) / z
+        close(noise**2, (1 - alpha_bar[t] / alpha_bar[s]).expand(3, 5), 1e-9)
+        assert (noise > 0).all()
+    close(sigma_hat_step(x_t, T, 0, eps, alpha_bar, eta, z), predict_x_0(x_t, T, eps, alpha_bar))
+
+
+def test_sigma_hat_is_ddpms_beta():
+    """From t to t - 1 the noise has DDPM's variance beta_t, of section 4, at every t > 1."""
+    beta = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    t = torch.arange(2, 1001)
+    zero, one = torch.zeros(999, 1, dtype=torch.float64), torch.ones(999, 1, dtype=torch.float64)
+    noise = sigma_hat_step(zero, t, t - 1, zero, SCHEDULES["linear"], 1.0, one)
+    close(noise[:, 0]**2, beta[1:], 1e-9)
+
+
+def test_sigma_hat_leaves_too_much_variance(randn):
+    """Along (1) the variance of x_s given x_0 is 1 - a_s + sigma-hat^2 - sigma_1^2, by sampling."""
+    alpha_bar, n = SCHEDULES["linear"], 400_000
+    a_t, a_s = alpha_bar[700], alpha_bar[400]
+    eps, z = randn(n, 1), randn(n, 1)
+    x_s = sigma_hat_step(q_sample(torch.full_like(eps, 0.6), 700, eps, alpha_bar), 700, 400, eps,
+                         alpha_bar, 1.0, z)
+    excess = (1 - a_t / a_s) * (1 - (1 - a_s) / (1 - a_t))
+    assert excess > 0.01
+    assert x_s.var().item() == pytest.approx((1 - a_s + excess).item(), rel=0.011)
+    assert x_s.mean().item() == pytest.approx((a_s.sqrt() * 0.6).item(), abs=0.008)
+
+
+def test_sample_takes_sigma_hat_steps(randn):
+    """sample(step=sigma_hat_step) goes through its states, with the noise of the generator."""
+    alpha_bar, tau, x = SCHEDULES["linear-80"], [3, 17, 44, 80], 2 * randn(6, 2)
+
+    def model(x, t):
+        return (x + t[:, None] / 7).sin()
+    states = list(sample(model, alpha_bar, x, tau, 1.0, seeded(5)[0], True, sigma_hat_step))
+    noise = seeded(5)[0]
+    for (t, s), state in zip([(80, 44), (44, 17), (17, 3), (3, 0)], states, strict=True):
+        z = torch.randn(6, 2, dtype=torch.float64, generator=noise)
+        x = sigma_hat_step(x, t, s, model(x, torch.full((6,), t)), alpha_bar, 1.0, z, True)
+        assert torch.equal(x, state)
+
+
+@pytest.mark.parametrize(("S", "spread"), [(80, 0.1), (8, 0.35)])
+def test_sigma_hat_recovers_the_mixture_over_every_time(S, spread, mixture, randn):
+    """Over all times sigma-hat is DDPM with variance beta: the data's law, roughly so in 8 hops."""
+    n, alpha_bar = 10_000, SCHEDULES["linear-80"]
+    x = last(sample(mixture.eps_model(alpha_bar), alpha_bar, randn(n), subsequence(80, S), 1.0,
+                    seeded(8)[0], step=sigma_hat_step))
+    assert x.mean().item() == pytest.approx(mixture.mean, abs=0.03)
+    assert x.var().item() == pytest.approx(mixture.variance, rel=spread)
+
+
+# --- encode ---------------------------------------------------------------------------------------
+
+def quantiles(mixture, n):
+    """n draws of the mixture as even as can be: its quantiles (i + 1/2) / n, by bisection."""
+    low, high = torch.full((n,), -3.0).double(), torch.full((n,), 3.0).double()
+    u = (torch.arange(n) + 0.5) / n
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = (mixture.weights * torch.special.ndtr(
+            (middle[:, None] - mixture.means) / mixture.variances.sqrt())).sum(1) < u
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return low
+
+
+def test_encode_yields_a_state_at_each_time_of_tau(randn):
+    """S states; the model is asked at 1 (for t = 0), then at tau's times but the last."""
+    alpha_bar, tau, times = SCHEDULES["cosine"], [3, 170, 444, 1000], []
+
+    def model(x, t):
+        assert t.shape == (5,) and t.dtype == torch.int64 and (t == t[0]).all()
+        times.append(t[0].item())
+        return (x + t[:, None] / 7).sin()
+    x = randn(5, 2)
+    states = list(encode(model, alpha_bar, x, tau))
+    assert times == [1, 3, 170, 444] and len(states) == 4
+    for s, t, state in zip([0, 3, 170, 444], tau, states, strict=True):
+        eps = model(x, torch.full((5,), max(s, 1)))
+        close(state, q_sample(predict_x_0(x, s, eps, alpha_bar), t, eps, alpha_bar))
+        x = state
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_decoding_undoes_encoding_as_S_grows(schedule, mixture):
+    """With the exact eps sample(encode(x)) tends to x, with order one."""
+    alpha_bar, x_0 = SCHEDULES[schedule], quantiles(mixture, 400)
+    model, error = mixture.eps_model(alpha_bar), {}
+    for S in (50, 100, 200, 400):
+        code = last(encode(model, alpha_bar, x_0, subsequence(1000, S)))
+        back = last(sample(model, alpha_bar, code, subsequence(1000, S)))
+        error[S] = (back - x_0).abs().mean().item()
+    assert error[400] < 0.01
+    for S in (50, 100, 200):
+        assert 0.7 < math.log2(error[S] / error[2 * S]) < 1.4, error
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_codes_of_the_mixture_are_standard_normal(schedule, mixture):
+    """With the exact eps the codes of data have the law N(0, 1), in the order of the data."""
+    alpha_bar, n = SCHEDULES[schedule], 2000
+    code = last(encode(mixture.eps_model(alpha_bar), alpha_bar, quantiles(mixture, n),
+                       subsequence(1000, 1000)))
+    assert (code.diff() > 0).all()
+    gap = torch.special.ndtr(code) - (torch.arange(n) + 0.5) / n
+    assert gap.abs().max() < 0.01
+
+
+def test_sampling_undoes_encoding_step_by_step_where_eps_is_constant(randn):
+    """If the network says the same eps everywhere, encode's states are sample's, turned round."""
+    alpha_bar, tau, x_0 = SCHEDULES["cosine"], [40, 300, 610, 1000], randn(3, 1, 2, 2)
+    eps = randn(3, 1, 2, 2)
+    up = list(encode(lambda x, t: eps, alpha_bar, x_0, tau))
+    down = list(sample(lambda x, t: eps, alpha_bar, up[-1], tau))
+    close(torch.stack(down), torch.stack([x_0, *up[:-1]][::-1]), 1e-9)
+
+
+# --- slerp ----------------------------------------------------------------------------------------
+
+def test_slerp_begins_at_a_and_ends_at_b(randn):
+    """Share 0 is a, share 1 is b, of any lengths."""
+    a, b = randn(3, 1, 4, 4), 2.5 * randn(3, 1, 4, 4)
+    close(slerp(a, b, 0.0), a)
+    close(slerp(a, b, 1.0), b)
+
+
+@pytest.mark.parametrize("share", [0.15, 0.5, 0.8])
+def test_slerp_keeps_the_length_and_divides_the_angle(share, randn):
+    """Between images of one length: that length, and the share of the angle, in their plane."""
+    a, b = randn(4, 1, 4, 4), randn(4, 1, 4, 4)
+    b = b * (a.flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1)).view(4, 1, 1, 1)
+    c = slerp(a, b, share)
+
+    def angle(x, y):
+        return torch.cosine_similarity(x.flatten(1), y.flatten(1)).acos()
+    close(c.flatten(1).norm(dim=1), a.flatten(1).norm(dim=1))
+    close(angle(a, c), share * angle(a, b))
+    close(angle(c, b), (1 - share) * angle(a, b))
+
+
+def test_slerp_keeps_the_law_of_noise_where_a_mixture_does_not(randn):
+    """Halfway between independent noises the variance is 1, of the straight mixture 1/2."""
+    a, b = randn(2, 200, 500).unbind()
+    assert slerp(a, b, 0.5).var().item() == pytest.approx(1, abs=0.02)
+    assert ((a + b) / 2).var().item() == pytest.approx(0.5, abs=0.01)
+
+
+def test_slerp_goes_image_by_image(randn):
+    """Each pair has its own angle: a batch is what its pairs are alone."""
+    a, b = randn(4, 1, 3, 3), randn(4, 1, 3, 3)
+    b[0] += 2 * a[0]
+    batch = slerp(a, b, 0.3)
+    for i in range(4):
+        close(batch[i:i + 1], slerp(a[i:i + 1], b[i:i + 1], 0.3))
+    assert slerp(a.float(), b.float(), 0.3).dtype == torch.float32
+    for other in (b[:1], b.view(4, 3, 1, 3)):     # shapes that would broadcast
+        with pytest.raises(AssertionError):
+            slerp(a, other, 0.3)
