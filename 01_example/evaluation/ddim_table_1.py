@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
     """Fills the table. Raises: OSError for a file that cannot be read or written."""
     parser = Parser(__doc__)
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="a model.safetensors")
-    parser.add_argument("--n", type=count, default=150, help="images of each cell")
+    parser.add_argument("--n", type=count, default=200, help="images of each cell")
     parser.add_argument("--seed", type=seed, default=0, help="of the noise")
     parser.add_argument("--out", type=Path, default=EXAMPLE / "ddim/results/table_1.json",
                         help="a .json; the table and the figure stand beside it")

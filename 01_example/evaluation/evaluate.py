@@ -24,7 +24,7 @@ from device import device  # noqa: E402
 from draw import WEIGHTS  # noqa: E402
 from files import prepare, write  # noqa: E402
 from judge import LEAST, Judge, summary  # noqa: E402
-from model import Model  # noqa: E402
+from model import Model, digest  # noqa: E402
 from parallel import group, one_first, rank  # noqa: E402
 
 
@@ -100,8 +100,8 @@ def main(argv: list[str] | None = None) -> None:
         seconds = time.perf_counter() - began
         if rank() > 0:
             return
-    settings = {name: getattr(args, name)
-                for name in ("sampler", "steps", "eta", "spacing", "seed")}
+    settings = {"weights": digest(args.weights)} | {
+        name: getattr(args, name) for name in ("sampler", "steps", "eta", "spacing", "seed")}
     result = {"settings": settings, "device": str(args.device), "torch": torch.__version__,
               "seconds": round(seconds, 1), "samples": judge.measure(images),
               "floor": judge.floor(args.n), "test images": summary(judge.probabilities)}
