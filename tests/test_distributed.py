@@ -1,9 +1,11 @@
 """Several processes: they learn what one learns, draw what one draws, and end together."""
+import copy
 import os
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="PyTorch for Windows has no libuv, which torchrun needs")
 
 TWO = [*TINY, "--batch-size", "256", "--epochs", "3"]       # 3 epochs of 7 steps
-PATIENCE = 120      # seconds until what should have ended is taken to hang: a slow machine's start
+PATIENCE = 240      # seconds until what should have ended is taken to hang: a slow machine's start
 
 
 def environment(rank: int, world: int, port: int) -> dict[str, str]:
@@ -61,43 +63,73 @@ def ends(processes: list[subprocess.Popen]) -> list[Result]:
 
 # --- learning -------------------------------------------------------------------------------------
 
-def learn(out: Path) -> None:
-    """Six steps in float32; saves what each of them led to, as the process's number.pt."""
+def small(batch_size: int):
+    """A training of the small digits in float32 that has not begun, and its batches in order."""
     from train import Training
-    config = {"seed": 3, "width": 8, "schedule": "cosine", "timesteps": 1000, "batch_size": 64,
-              "epochs": 2, "lr": 1e-3, "predict": "v"}
-    images, found = digits(), {"loss": [], "gradient": [], "weights": []}
-    with parallel.group(torch.device("cpu"), cli.Parser("")):
-        training = Training(config, images, torch.device("cpu"))
-        training.forward = parallel.averaging(training.network)
-        parameters, update = list(training.network.parameters()), training.optimizer.step
-
-        def step() -> None:
-            found["gradient"].append(torch.cat([p.grad.flatten() for p in parameters]))
-            update()
-        training.optimizer.step = step
-        for batch in torch.arange(6 * 64).split(64):
-            found["loss"].append(training.update(to_unit(images[batch])))
-            found["weights"].append(torch.cat([p.detach().flatten() for p in parameters]))
-        found["average"] = [torch.cat([p.flatten() for p in training.average.parameters()])]
-        found["own rows"] = [parallel.shard(torch.arange(64))]
-        path = out / f"{parallel.rank()}.pt"
-    torch.save({name: torch.stack(values) for name, values in found.items()}, path)
+    config = {"seed": 3, "width": 8, "schedule": "cosine", "timesteps": 1000, "lr": 1e-3,
+              "batch_size": batch_size, "epochs": 2, "predict": "v"}
+    training = Training(config, digits(), torch.device("cpu"))
+    example = torch.zeros(1, 1, 8, 8), torch.ones(1)
+    training.forward = parallel.averaging(training.network, *example)
+    return training, to_unit(training.images).split(batch_size)
 
 
-def learn_as(rank: int, world: int, port: int, folder: str, out: Path) -> None:
-    """learn in a process of its own."""
+def flat(network: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
+def learn(out: Path) -> None:
+    """Six steps; saves what each of them led to, as the process's number.pt."""
+    training, batches = small(64)
+    found, update = {"loss": [], "gradient": [], "weights": []}, training.optimizer.step
+
+    def step() -> None:
+        gradients = [p.grad.flatten() for p in training.network.parameters()]
+        found["gradient"].append(torch.cat(gradients))
+        update()
+    training.optimizer.step = step
+    for batch in batches[:6]:
+        found["loss"].append(training.update(batch))
+        found["weights"].append(flat(training.network))
+    found["average"] = [flat(training.average)]
+    found["own rows"] = [parallel.shard(torch.arange(64))]
+    torch.save({name: torch.stack(values) for name, values in found.items()},
+               out / f"{parallel.rank()}.pt")
+
+
+def learn_again(out: Path) -> None:
+    """Three steps, and the last two of them by a training that was resumed after the first."""
+    training, batches = small(63)
+    training.update(batches[0])
+    state = copy.deepcopy(training.state())
+    for batch in batches[1:3]:
+        training.update(batch)
+    resumed, _ = small(63)
+    resumed.network.load_state_dict(state["network"])
+    resumed.optimizer.load_state_dict({**resumed.optimizer.state_dict(),
+                                       "state": state["optimizer"]})
+    resumed.generator.set_state(state["generator"])
+    resumed.step = 1
+    for batch in batches[1:3]:
+        resumed.update(batch)
+    torch.save(torch.stack([flat(training.network), flat(resumed.network)]),
+               out / f"{parallel.rank()}.pt")
+
+
+def as_process(rank: int, task: Callable, world: int, port: int, folder: str, out: Path) -> None:
+    """The task as one of several processes."""
     os.environ.update(environment(rank, world, port))
     sys.path.append(folder)
     torch.set_num_threads(1)
-    learn(out)
+    with parallel.group(torch.device("cpu"), cli.Parser("")):
+        task(out)
 
 
 def test_two_processes_learn_what_one_learns(tmp_path):
     """The averaged gradient is the whole batch's, and six steps lead to the same weights."""
     (tmp_path / "one").mkdir()
     learn(tmp_path / "one")
-    mp.spawn(learn_as, (2, free_port(), str(EXAMPLE / "ddpm"), tmp_path), nprocs=2)
+    mp.spawn(as_process, (learn, 2, free_port(), str(EXAMPLE / "ddpm"), tmp_path), nprocs=2)
     one, first, second = (torch.load(path, weights_only=True) for path in (
         tmp_path / "one" / "0.pt", tmp_path / "0.pt", tmp_path / "1.pt"))
     assert first["own rows"].tolist() == [list(range(32))]
@@ -107,6 +139,14 @@ def test_two_processes_learn_what_one_learns(tmp_path):
         assert torch.equal(first[name], second[name]), name
         error = (first[name] - one[name]).norm() / one[name].norm()
         assert error < 1e-5, (name, error)
+
+
+def test_three_processes_that_are_resumed_learn_the_same_to_the_bit(tmp_path):
+    """Of three numbers the sum depends on the order, which a new start must not change."""
+    mp.spawn(as_process, (learn_again, 3, free_port(), str(EXAMPLE / "ddpm"), tmp_path), nprocs=3)
+    weights = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(3)]
+    for undisturbed, resumed in weights:
+        assert torch.equal(undisturbed, resumed) and torch.equal(undisturbed, weights[0][0])
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(call, script, tmp_path, monkeypatch):

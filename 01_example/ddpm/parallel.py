@@ -61,9 +61,18 @@ def shard(batch: Tensor) -> Tensor:
     return batch.chunk(world())[rank()]
 
 
-def averaging(network: nn.Module) -> nn.Module:
-    """The network, whose gradients become the mean over all processes in the backward pass."""
-    return nn.parallel.DistributedDataParallel(network) if world() > 1 else network
+def averaging(network: nn.Module, *inputs: Tensor) -> nn.Module:
+    """The network, whose gradients become the mean over all processes in the backward pass.
+
+    It orders its sums after its first pass. That is rehearsed here, with some inputs, so that a
+    training that was resumed and one that was not sum in the same order.
+    """
+    if world() == 1:
+        return network
+    averaged = nn.parallel.DistributedDataParallel(network)
+    averaged(*inputs).sum().backward()
+    network.zero_grad()
+    return averaged
 
 
 def mean(value: Tensor) -> Tensor:

@@ -91,7 +91,8 @@ class Training:
         torch.manual_seed(config["seed"])
         self.config, self.images = config, images.to(device)    # the whole set, on the device
         self.network = UNet(config["width"]).to(device, memory_format=torch.channels_last)
-        self.forward = fast(averaging(self.network))
+        self.forward = fast(averaging(self.network, to_unit(self.images[:1]),
+                                      torch.ones(1, device=device)))
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.network.parameters(), fused=True)
         self.generator = torch.Generator(device).manual_seed(config["seed"])
