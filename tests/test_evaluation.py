@@ -342,8 +342,8 @@ def test_evaluate_prints_and_writes_what_it_measured(script, toy, monkeypatch, t
     evaluate.main(["--n", "120", "--steps", "2", "--eta", "0.5", "--spacing", "quadratic",
                    "--train-on-samples", "--json", str(path), "--device", "cpu"])
     got = json.loads(path.read_text())
-    assert got["settings"] == {"weights": digest(WEIGHTS), "sampler": "ddim", "steps": 2, "eta": 0.5, "spacing": "quadratic",
-                               "seed": 0}
+    assert got["settings"] == {"weights": digest(WEIGHTS), "sampler": "ddim", "steps": 2,
+                               "eta": 0.5, "spacing": "quadratic", "seed": 0}
     expected = toy.measure(Model.load(WEIGHTS, CPU).ddim(120, 0, 2, 0.5, "quadratic"))
     assert got["samples"] == expected and got["floor"] == toy.floor(120)
     assert 0 <= got["trained on samples"] <= 1
