@@ -197,13 +197,15 @@ def test_tables_are_the_arithmetic_of_the_seconds():
 
 def test_the_table_is_markdown():
     """The columns are as wide as their widest cell; numbers have three digits, none is a dash."""
-    rows = [{"name": "a", "median": 1234.56, "ours is": 1.0}, {"name": "bcd", "median": 0.04567,
-                                                              "ours is": None}]
+    rows = [{"name": "a", "median": 1234.56, "ours is": 1.0},
+            {"name": "bcd", "median": 0.04567, "ours is": None},
+            {"name": "e", "median": 467.2, "ours is": 99.94}]
     assert benchmark.markdown("t, s", rows).splitlines() == [
         "| t, s | median | ours is |",
         "| ---- | -----: | ------: |",
         "| a    |  1,235 |    1.00 |",
-        "| bcd  | 0.0457 |       - |"]
+        "| bcd  | 0.0457 |       - |",
+        "| e    |    467 |    99.9 |"]
 
 
 @pytest.fixture
