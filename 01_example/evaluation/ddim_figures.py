@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     """Draws all three. Raises: OSError for a file that cannot be read or written."""
     parser = Parser(__doc__)
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="a model.safetensors")
-    parser.add_argument("--n", type=count, default=32, help="images that are timed and compared")
+    parser.add_argument("--n", type=count, default=16, help="images that are timed and compared")
     parser.add_argument("--seed", type=seed, default=0, help="of the noise")
     parser.add_argument("--out", type=Path, default=EXAMPLE / "ddim/results/figures.json",
                         help="a .json; the table and the figures stand beside it")

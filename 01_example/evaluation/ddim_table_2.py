@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     """Fills the table. Raises: OSError for a file that cannot be read or written."""
     parser = Parser(__doc__)
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="a model.safetensors")
-    parser.add_argument("--n", type=count, default=100, help="test images, at most 10,000")
+    parser.add_argument("--n", type=count, default=50, help="test images, at most 10,000")
     parser.add_argument("--out", type=Path, default=EXAMPLE / "ddim/results/table_2.json",
                         help="a .json; the table and the figure stand beside it")
     parser.add_argument("--data-dir", type=Path, default=FOLDER, help="where MNIST is")
