@@ -24,15 +24,15 @@ pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="PyTorch for Windows has no libuv, which torchrun needs")
 
 TWO = [*TINY, "--batch-size", "256", "--epochs", "3"]       # 3 epochs of 7 steps
+LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo"}
 PATIENCE = 240      # seconds until what should have ended is taken to hang: a slow machine's start
 
 
 def environment(rank: int, world: int, port: int) -> dict[str, str]:
-    """What torchrun tells each process; and the loopback device, where a name may lead nowhere."""
-    loopback = "lo0" if sys.platform == "darwin" else "lo"
-    return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
+    """What torchrun tells each process, and the loopback device: no name is looked up."""
+    return LOOPBACK | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
             "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-            "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": loopback}
+            "OMP_NUM_THREADS": "1"}
 
 
 def free_port() -> int:
@@ -203,10 +203,11 @@ def test_two_processes_end_together_and_go_on(call, tmp_path):
     assert second.status == -signal.SIGKILL
     assert checkpoint.load_checkpoint(path)["step"] >= step
 
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
-               "2", EXAMPLE / "ddpm" / "train.py", *flags, "--resume"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr",
+               "127.0.0.1", "--nproc-per-node", "2", EXAMPLE / "ddpm" / "train.py", *flags,
+               "--resume"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=2 * PATIENCE,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"})
+                          env=os.environ | LOOPBACK | {"OMP_NUM_THREADS": "1"})
     out = text(done.stdout)
     assert done.returncode == 0, text(done.stderr)
     assert out.count("going on") == out.count("epoch 3 ") == out.count("done") == 1

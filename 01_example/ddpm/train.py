@@ -290,17 +290,17 @@ def main(argv: list[str] | None = None) -> None:
     with group(args.device, parser):
         training = open_training(args, parser)
         keeper = Keeper(args.out / "checkpoint.pt", args.save_every, training.step)
-        try:
-            with Requests() as requests:
+        with Requests() as requests:
+            try:
                 train(training, args.out, keeper, requests)
-        except Stopped as stopped:
-            if rank() == 0:
-                keeper.save(training.state())
-            raise Stopped(stopped.number, f"step {training.step} is saved in {keeper.path}, and "
-                          "the same command with --resume goes on") from None
-        except FloatingPointError as error:
-            raise FloatingPointError(f"{error}: start anew with a smaller --lr, in another --out; "
-                                     f"{keeper}") from error
+            except Stopped as stopped:
+                if rank() == 0:
+                    keeper.save(training.state())
+                raise Stopped(stopped.number, f"step {training.step} is saved in {keeper.path}, "
+                              "and the same command with --resume goes on") from None
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{error}: start anew with a smaller --lr, in another "
+                                         f"--out; {keeper}") from error
         say(f"done: {args.out / 'model.safetensors'}, {args.out / 'samples.png'}")
 
 
