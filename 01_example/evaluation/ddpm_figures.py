@@ -34,40 +34,36 @@ SHARES = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 
 
 @torch.no_grad()
-def down(model: Model, x_t: Tensor, t: int, seed: int, looks: tuple = ()
+def down(model: Model, x_t: Tensor, t: int, generators: list[torch.Generator], looks: tuple = ()
          ) -> tuple[Tensor, list[Tensor]]:
-    """Algorithm 2 from x_t (N, 1, H, W) at time t to x_0, and the beliefs x_0_hat at some times.
-
-    Images of one row of a picture share their noise: the generator gives one image's at a time.
-    """
-    generator, beliefs = generator_of(seed, 0), []
+    """Algorithm 2 from x_t (N, 1, H, W) at time t to x_0, and the beliefs x_0_hat at some times."""
+    beliefs = []
     for s in trange(t, 0, -1, unit="step", desc=f"from t = {t}", leave=False):
         eps = model.eps_model(x_t, torch.full(x_t.shape[:1], s, device=x_t.device))
         if s in looks:
             beliefs.append(to_uint8(predict_x_0(x_t, s, eps, model.alpha_bar)))
-        z = noise_like(x_t[:1], generator).expand_as(x_t)
-        x_t = ddpm_step(x_t, s, eps, model.alpha_bar, z, clip=True)
+        x_t = ddpm_step(x_t, s, eps, model.alpha_bar, noise_like(x_t, generators), clip=True)
     return x_t, beliefs
 
 
 def progressive(model: Model, seed: int) -> list[Tensor]:
     """For each of SHOWN images, its beliefs on the way and then itself, (times + 1, 1, H, W)."""
-    size = model.config["size"]
-    x_T = noise_like(torch.empty(SHOWN, 1, size, size), [generator_of(seed, i)
-                                                         for i in range(SHOWN)])
-    x_0, beliefs = down(model, x_T.to(model.device), model.T, seed, BELIEFS)
+    size, generators = model.config["size"], [generator_of(seed, i) for i in range(SHOWN)]
+    x_T = noise_like(torch.empty(SHOWN, 1, size, size, device=model.device), generators)
+    x_0, beliefs = down(model, x_T, model.T, generators, BELIEFS)
     return list(torch.stack([*beliefs, to_uint8(x_0)], 1))
 
 
 def mixtures(model: Model, images: Tensor, t: int, seed: int) -> Tensor:
     """From one image to the other, (SHARES, 1, H, W) uint8: mixed at time t, then denoised.
 
-    Both get the same noise, so that a mixture is as noisy as its ends.
+    All get the same noise, on both ways, so that a mixture is as noisy as its ends.
     """
     a, b = to_unit(images).to(model.device)
     x_0 = torch.stack([(1 - share) * a + share * b for share in SHARES])
     eps = noise_like(a[None], generator_of(seed, 1)).expand_as(x_0)
-    return to_uint8(down(model, q_sample(x_0, t, eps, model.alpha_bar), t, seed)[0])
+    x_t = q_sample(x_0, t, eps, model.alpha_bar)
+    return to_uint8(down(model, x_t, t, [generator_of(seed, 0) for _ in SHARES])[0])
 
 
 def main(argv: list[str] | None = None) -> None:
