@@ -211,7 +211,7 @@ def test_the_table_is_markdown():
 @pytest.fixture
 def small(monkeypatch):
     """The benchmark with two contestants, growth of almost nothing, and no process for memory."""
-    found = {"ours": Ours, "ours, float32": contestants.Float32}
+    found = {"ours": Ours, "ours, DataLoader": contestants.Loaded}
     monkeypatch.setattr(benchmark, "contestants", lambda: found)
     monkeypatch.setattr(contestants, "SAMPLING", [(2, 1), (2, 3)])
     monkeypatch.setattr(contestants, "TRAINING", [1])
@@ -227,8 +227,8 @@ def test_main_prints_writes_and_draws(small, tmp_path, capsys):
     found = json.loads((tmp_path / "b.json").read_text(encoding="utf-8"))
     tables = {key: rows for key, rows in found.items() if isinstance(rows, list)}
     assert {key: [row["name"] for row in rows] for key, rows in tables.items()} == {
-        "training, images/s": ["ours", "ours, float32"],
-        "sampling, network evaluations/s": ["ours", "ours, float32"],
+        "training, images/s": ["ours", "ours, DataLoader"],
+        "sampling, network evaluations/s": ["ours"],
         "growth, seconds": ["sampling, n = 2, S = 1", "sampling, n = 2, S = 3",
                             "training, 2 images"],
         "torch.mm, GFLOP/s": ["8 x 8, bfloat16", "8 x 8, float32"]}
@@ -239,18 +239,20 @@ def test_main_prints_writes_and_draws(small, tmp_path, capsys):
         assert picture.size[0] == 1200
 
 
-def test_only_measures_what_is_named(small, tmp_path, capsys):
-    """--only leaves the other contestants and the growth out, and a picture is drawn all the same.
-    """
-    benchmark.main(["--rounds", "1", "--batch-size", "2", "--device", "cpu", "--only", "float",
+def test_only_measures_what_is_named(small, tmp_path):
+    """--only leaves other contestants and the growth out; a picture needs no table but one."""
+    benchmark.main(["--rounds", "1", "--batch-size", "2", "--device", "cpu", "--only", "Load",
                     "--json", str(tmp_path / "b.json"), "--figure", str(tmp_path / "b.png")])
     found = json.loads((tmp_path / "b.json").read_text(encoding="utf-8"))
-    assert [row["name"] for row in found["training, images/s"]] == ["ours, float32"]
-    assert found["training, images/s"][0]["ours is"] is None and found["growth, seconds"] == []
+    assert [row["name"] for row in found["training, images/s"]] == ["ours, DataLoader"]
+    assert found["training, images/s"][0]["ours is"] is None
+    assert found["sampling, network evaluations/s"] == found["growth, seconds"] == []
+    with Image.open(tmp_path / "b.png") as picture:
+        assert picture.size[0] == 600
 
 
 @pytest.mark.parametrize(("argv", "words"), [
-    (["--only", "nobody"], "--only nobody: the names are ours; ours, float32"),
+    (["--only", "nobody"], "--only nobody: the names are ours; ours, DataLoader"),
     (["--figure", "b.jpg"], "--figure ends in .png, not b.jpg"),
     (["--rounds", "0"], "0 is not a count of at least 1")])
 def test_bad_usage_ends_in_one_line(small, argv, words, capsys):
