@@ -23,7 +23,8 @@ from train import Training
 from unet import Attention
 
 T, S = 1000, 50          # the chain, and the hops of DDIM through it
-SAMPLING = [(64, 10), (64, 20), (64, 40), (64, 80), (BATCH, 10), (2 * BATCH, 10), (4 * BATCH, 10)]
+SAMPLING = [(64, 10), (64, 20), (64, 40), (64, 80),                     # n and S
+            (BATCH, 10), (2 * BATCH, 10), (4 * BATCH, 10), (100, S)]
 TRAINING = [1, 2, 4, 8]  # batches
 
 
