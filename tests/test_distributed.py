@@ -199,7 +199,7 @@ def test_two_processes_end_together_and_go_on(call, tmp_path):
     processes[0].stdout.readline()                          # "going on", before the first step
     processes[1].kill()
     first, second = ends(processes)
-    first.refuses(1, "process 0 of 2", "lost another")
+    first.refuses(1, "process 0 of 2", "lost another", "--resume")
     assert second.status == -signal.SIGKILL
     assert checkpoint.load_checkpoint(path)["step"] >= step
 

@@ -1,6 +1,7 @@
 """Several processes that share one piece of work, as torchrun starts them; without it, just one."""
 import argparse
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -10,6 +11,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 TIMEOUT = timedelta(minutes=10)     # how long the others wait for one that is silent
+FAREWELL = 0.1      # seconds in which gloo's threads let their tensors go: if one of them wants
+                    # Python for that when Python has ended, the process aborts
 
 
 def rank() -> int:
@@ -41,13 +44,17 @@ def group(device: torch.device, parser: argparse.ArgumentParser) -> Iterator[Non
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
                                 timeout=TIMEOUT)
         yield
-        dist.destroy_process_group()
     except RuntimeError as error:           # of gloo and NCCL, which have no type of their own
-        reason = str(error).splitlines()[0]
-        if not any(word in reason.lower() for word in ("gloo", "nccl", "connect", "timed out")):
+        reason = str(error).splitlines()[0].lower()
+        if not any(word in reason for word in ("gloo", "nccl", "connect", "timed out")):
             raise
-        raise ConnectionError(f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} ends, "
-                              f"for it has lost another: {reason}") from error
+        raise ConnectionError(f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} has lost "
+                              "another, or cannot reach it: once all have ended, start them "
+                              "again, a training with --resume") from error
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+            time.sleep(FAREWELL)
 
 
 def say(line: str) -> None:
