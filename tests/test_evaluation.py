@@ -1,7 +1,9 @@
 """evaluation/: the distance, the bits and the tables, against closed forms and brute force."""
+import argparse
 import json
 import math
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ from judge import Judge  # noqa: E402
 from likelihood import decoder_bits, prior_bits, step_bits, terms  # noqa: E402
 from model import Model, digest  # noqa: E402
 from results import Results  # noqa: E402
+from unet import UNet  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -320,7 +323,8 @@ def digits_model(script, tmp_path_factory):
     ("ddim_table_1", "--weights DIGITS"), ("ddim_table_2", "--n 1"), ("ddim_table_2", "--n 10001"),
     ("ddim_table_2", "--weights DIGITS"), ("ddim_figures", "--weights DIGITS"),
     ("ddpm_table_2", "--n 20"), ("ddpm_table_4", "--n 1"), ("ddpm_table_4", "--weights DIGITS"),
-    ("ddpm_figures", "--weights DIGITS"), ("train_classifier", "--epochs 0")])
+    ("ddpm_figures", "--weights DIGITS"), ("minutes", "--n 119"), ("minutes", "--minutes 0"),
+    ("minutes", "--steps 1001"), ("train_classifier", "--epochs 0")])
 def test_bad_usage_ends_in_one_line(name, flags, script, digits_model, tmp_path, capsys):
     """Exit 2 and one line, before any work and before MNIST is asked for."""
     argv = [str(digits_model) if flag == "DIGITS" else flag for flag in flags.split()]
@@ -349,6 +353,50 @@ def test_evaluate_prints_and_writes_what_it_measured(script, toy, monkeypatch, t
     assert 0 <= got["trained on samples"] <= 1
     shown = capsys.readouterr().out
     assert f"{expected['frechet']:.3f}" in shown and "times the floor" in shown
+
+
+def test_the_clock_of_minutes_stands_still_while_samples_are_judged(script, monkeypatch, tmp_path):
+    """A look when each share of the time is over, the learning rate 0 at the end, and both
+    networks' samples as large as MNIST's, though the other one sees 32 x 32."""
+    minutes, seen, drawn = script("evaluation", "minutes"), set(), []
+
+    class Small(UNet):
+        def forward(self, x, t):
+            seen.add(x.shape[1:])
+            return super().forward(x, t)
+
+    class Slow:
+        def measure(self, images):
+            drawn.append(images.shape)
+            time.sleep(0.2)
+            return {"frechet": 2.0, "standard_error": 0.5, "confidence": 0.9}
+    monkeypatch.setattr(minutes, "unet_of_most_tutorials", lambda: (Small(8), 32))
+    monkeypatch.setitem(minutes.CONFIG, "width", 8)
+    args = argparse.Namespace(minutes=0.01, n=3, steps=2, seed=1, device=CPU)
+    results = Results(tmp_path / "m.json", {}, Parser("minutes"))
+    for kind in minutes.KINDS:
+        looks = results.cell(kind, minutes.train_and_judge, kind, args, strokes(256, 1)[0],
+                             Slow())["looks"]
+        assert len(looks) == 6 and drawn[-6:] == [(3, 1, 28, 28)] * 6
+        for share, look_ in zip(minutes.LOOKS, looks, strict=True):
+            assert look_["minutes"] >= round(0.01 * share, 2) and look_["images"] % 128 == 0
+        assert looks[-1]["minutes"] < 0.015                 # six looks took 0.02 minutes
+    assert seen == {(1, 32, 32)}
+    minutes.tell(results, {"frechet": 0.3})
+    assert (tmp_path / "m.md").read_text().count("| 2.00 +- 0.50 | 0.900 |") == 12
+    training = minutes.Clocked(minutes.CONFIG | {"seed": 0, "size": 28, "epochs": 1},
+                               strokes(256, 1)[0], CPU, seconds=8.0)
+    training.spent = 4.0
+    assert training.learning_rate() == pytest.approx(1e-3)  # half of the peak
+    training.spent = 9.0
+    assert training.learning_rate() == pytest.approx(0)
+
+
+def test_minutes_needs_the_other_package(script, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "denoising_diffusion_pytorch", None)
+    with pytest.raises(SystemExit, match="2"):
+        script("evaluation", "minutes").main(["--minutes", "1"])
+    assert "pip install denoising-diffusion-pytorch" in capsys.readouterr().err
 
 
 def test_table_2_of_ddim_restores_better_with_more_steps(script):

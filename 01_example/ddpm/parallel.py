@@ -48,9 +48,9 @@ def group(device: torch.device, parser: argparse.ArgumentParser) -> Iterator[Non
         reason = str(error).splitlines()[0].lower()
         if not any(word in reason for word in ("gloo", "nccl", "connect", "timed out")):
             raise
-        raise ConnectionError(f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} has lost "
-                              "another, or cannot reach it: once all have ended, start them "
-                              "again, a training with --resume") from error
+        process = f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}"
+        raise ConnectionError(f"{process} has lost another, or cannot reach it: once all have "
+                              "ended, start them again, a training with --resume") from error
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -90,7 +90,7 @@ class Training:
     def __init__(self, config: dict, images: Tensor, device: torch.device):
         torch.manual_seed(config["seed"])
         self.config, self.images = config, images.to(device)    # the whole set, on the device
-        self.network = UNet(config["width"]).to(device, memory_format=torch.channels_last)
+        self.network = self.make_network().to(device, memory_format=torch.channels_last)
         self.forward = fast(averaging(self.network, to_unit(self.images[:1]),
                                       torch.ones(1, device=device)))
         self.average = copy.deepcopy(self.network).requires_grad_(False)
@@ -107,11 +107,18 @@ class Training:
         self.log: list[dict] = []                               # a row an epoch
         self.drawn: dict[int, Tensor] = {}                      # ROW images by the epoch's number
 
+    def make_network(self) -> nn.Module:
+        """The network that learns."""
+        return UNet(self.config["width"])
+
+    def progress(self) -> float:
+        """The share of the training, 0..1, at the middle of the next step."""
+        return (self.step + 0.5) / (self.steps * self.config["epochs"])
+
     def learning_rate(self) -> float:
         """A short linear climb to the peak, then half a cosine down to 0."""
-        progress = (self.step + 0.5) / (self.steps * self.config["epochs"])
-        cosine = 0.5 + 0.5 * math.cos(math.pi * progress)
-        return self.config["lr"] * min(progress / WARM_UP, cosine)
+        cosine = 0.5 + 0.5 * math.cos(math.pi * self.progress())
+        return self.config["lr"] * min(self.progress() / WARM_UP, cosine)
 
     def update(self, x_0: Tensor) -> Tensor:
         """One step of Algorithm 1 on the images x_0 (N, 1, H, W); returns the loss.
