@@ -4,7 +4,6 @@ A contestant is made from a batch size and a device, and has two methods: learn(
 hop() takes a batch of samples one hop of DDIM on.
 """
 import importlib.util
-import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -17,7 +16,7 @@ from checkpoint import load_model
 from data import import_torchvision, to_unit
 from ddim import sample, subsequence
 from ddpm import EPS_MODELS, cosine_schedule
-from device import fast
+from device import can_compile, fast
 from draw import BATCH, WEIGHTS, generate
 from train import Training
 from unet import Attention
@@ -206,7 +205,7 @@ def contestants() -> dict[str, Callable[[int, torch.device], Ours | Peer]]:
     found = {"ours": Ours, "ours, channels first": ChannelsFirst, "ours, float32": Float32,
              "ours, DataLoader": Loaded, "ours, default Adam": PlainAdam,
              "ours, library attention": Kernel}
-    if any(map(shutil.which, ("g++", "clang++", "cl"))):
+    if can_compile():
         found["ours, torch.compile"] = Compiled
     else:
         print("not measured: torch.compile, which needs a C++ compiler")

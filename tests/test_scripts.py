@@ -92,6 +92,23 @@ def test_training_learns(call, tmp_path):
     assert last < 0.9 * first
 
 
+def test_compile_compiles_the_network_that_learns(call, tmp_path, monkeypatch):
+    """As CUDA graphs where there is a GPU; not its average, which draws the pictures."""
+    compiled, learning, forward = [], [], UNet.forward
+
+    def watched(network, x, t):
+        if torch.is_grad_enabled():
+            learning.append(network)
+        return forward(network, x, t)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    monkeypatch.setattr(UNet, "compile", lambda network, mode: compiled.append((network, mode)))
+    monkeypatch.setattr(UNet, "forward", watched)
+    assert call("ddpm", "train", *TINY, "--epochs", 1, "--out", tmp_path, "--compile").status == 0
+    (network, mode), = compiled
+    assert mode == "reduce-overhead" and learning
+    assert all(other is network for other in learning)
+
+
 @pytest.mark.parametrize("predict", ["eps", "v"])
 def test_training_draws_all_times_from_1_to_T(call, tmp_path, monkeypatch, predict):
     """With T = 5 the network learns at each of t = 1..5, and at no other time."""
@@ -256,6 +273,12 @@ def test_train_refuses_bad_usage(call, tmp_path, flag, value):
     flags = [*TINY, "--epochs", 1, "--out", tmp_path, f"{flag}={value}"]
     call("ddpm", "train", *flags).refuses(2, flag)
     assert names(tmp_path) == []
+
+
+def test_compile_without_a_compiler_is_refused(call, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    flags = [*TINY, "--epochs", 1, "--out", tmp_path, "--compile"]
+    call("ddpm", "train", *flags).refuses(2, "--compile", "C++ compiler")
 
 
 def test_train_refuses_a_linear_schedule_of_few_steps(call, tmp_path):

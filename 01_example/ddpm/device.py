@@ -1,5 +1,6 @@
-"""Where the arithmetic runs: a device by its name, and bfloat16 where the device is fast at it."""
+"""Where the arithmetic runs, and how fast: devices by their names, bfloat16, torch.compile."""
 import argparse
+import shutil
 from collections.abc import Callable
 
 import torch
@@ -32,3 +33,8 @@ def fast(network: nn.Module) -> Callable[..., Tensor]:
         with torch.autocast(home, torch.bfloat16, enabled=has_bf16):
             return network(*inputs).float()
     return computed
+
+
+def can_compile() -> bool:
+    """Whether there is a C++ compiler, which torch.compile calls."""
+    return any(map(shutil.which, ("g++", "clang++", "cl")))

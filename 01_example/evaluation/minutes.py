@@ -8,8 +8,8 @@ on images padded to the 32 x 32 that it needs, half an hour each on the same cor
 steps: train.py's, with its batches, loss, optimiser and averaged weights, in bfloat16 where the
 device is fast at that, the learning rate annealed over the minutes. The other network's peak rate
 is a quarter of ours, since of three rates it learned fastest with that one. Now and then the clock
-stands still, and samples are drawn and judged. Writes 01_example/evaluation/results/minutes.json, .md and
-.png. An interrupted run repeats the network that was not finished.
+stands still, and samples are drawn and judged. Writes 01_example/evaluation/results/minutes.json,
+.md and .png. An interrupted run repeats the network that was not finished.
 """
 import argparse
 import importlib.util
