@@ -1,4 +1,5 @@
 """train.py and sample.py of both folders: what they write, refuse and survive."""
+import io
 import json
 import os
 import random
@@ -18,6 +19,7 @@ from scripts import TINY, Trap, command, losses, names, pickled, rows
 import checkpoint
 import draw
 import files
+import progress
 from data import to_uint8
 from unet import UNet
 
@@ -65,6 +67,15 @@ def test_picture_holds_64_images(trained):
     assert len(np.unique(canvas[::9])) == len(np.unique(canvas[:, ::9])) == 1
     cells = canvas[1:, 1:].reshape(8, 9, 8, 9)[:, :8, :, :8].transpose(0, 2, 1, 3)
     assert len(np.unique(cells.reshape(64, 64), axis=0)) == 64
+
+
+def test_strip_shows_its_labels_whole():
+    """samples_by_epoch.png has a white margin on all sides, as long as its labels may be."""
+    drawn = {epoch: torch.zeros(progress.ROW, 1, 8, 8, dtype=torch.uint8) for epoch in (1, 12, 200)}
+    with Image.open(io.BytesIO(progress.strip(drawn))) as picture:
+        canvas = np.asarray(picture.convert("L"))
+    for edge in (canvas[0], canvas[-1], canvas[:, 0], canvas[:, -1]):
+        assert (edge == 255).all()
 
 
 def test_picture_is_the_last_models(call, trained, tmp_path):

@@ -80,5 +80,5 @@ def strip(drawn: dict[int, Tensor]) -> bytes:
 
 def _content(figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=120)
+    figure.savefig(buffer, dpi=120, bbox_inches="tight")
     return buffer.getvalue()
