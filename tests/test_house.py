@@ -133,10 +133,11 @@ def test_commands_of_the_texts_name_files_and_flags_that_exist(path):
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_help_reads_well(path):
-    """--help ends with status 0, shows the command, and leaks no placeholder of argparse."""
+    """--help ends with status 0, shows the command, and leaks no placeholder or switch's False."""
     shown = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True)
     errors = [line for line in shown.stderr.splitlines()
               if "font cache" not in line]                          # matplotlib's first import
     assert shown.returncode == 0 and not errors
     assert "python 01_example/" in shown.stdout
     assert "==SUPPRESS==" not in shown.stdout and "None" not in shown.stdout
+    assert "default: False" not in shown.stdout

@@ -414,7 +414,10 @@ def test_missing_weights_are_refused(call, tmp_path, folder):
     """No file, or a folder of that name: exit status 1, one line with its path."""
     for path in (tmp_path / "none.safetensors", tmp_path):
         call(folder, "sample", "--weights", path, "--out", tmp_path / "a.png").refuses(1, path)
-    assert names(tmp_path) == []
+    (tmp_path / "run").mkdir()
+    result = call(folder, "sample", "--weights", tmp_path / "run", "--out", tmp_path / "a.png")
+    result.refuses(1, tmp_path / "run", "is a folder", "model.safetensors")
+    assert names(tmp_path) == ["run"]
 
 
 def test_flipped_bytes_in_the_header_end_in_a_picture_or_one_line(call, weights, tmp_path):
@@ -452,7 +455,8 @@ def test_mnist_without_a_network_is_refused(call, tmp_path, monkeypatch):
         raise urllib.error.URLError("no route\nto host")
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     flags = ["--data-dir", tmp_path / "data", "--out", tmp_path / "run", "--device", "cpu"]
-    call("ddpm", "train", *flags).refuses(1, tmp_path / "data", "train-images-idx3-ubyte", "digits")
+    result = call("ddpm", "train", *flags)
+    result.refuses(1, tmp_path / "data", "train-images-idx3-ubyte", "train.py --dataset digits")
 
 
 # --- places that cannot be written ----------------------------------------------------------------
@@ -462,7 +466,8 @@ def test_out_below_a_file_is_refused(call, weights, tmp_path, folder):
     """A folder that cannot be made: exit status 1, one line that names it, before any work."""
     (tmp_path / "file").write_text("mine")
     below = tmp_path / "file" / "a.png"
-    call(folder, "sample", "--weights", weights, "--out", below).refuses(1, tmp_path / "file")
+    result = call(folder, "sample", "--weights", weights, "--out", below)
+    result.refuses(1, f"{tmp_path / 'file'} is a file, not a folder")
     call(folder, "sample", "--weights", weights, "--out", tmp_path / "a.png", "--animate",
          tmp_path / "file" / "a.gif").refuses(1, tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine" and names(tmp_path) == ["file"]
@@ -475,6 +480,16 @@ def test_training_into_a_file_is_refused(call, tmp_path, below):
     flags = [*TINY, "--epochs", 1, "--out", tmp_path / "file" / below]
     call("ddpm", "train", *flags).refuses(1, tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    """The error tells the folder, not the name of the file that was tried in it."""
+    def refuse(*args, **settings):
+        raise PermissionError(13, "Permission denied", str(tmp_path / "tmpx1y2z3"))
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(PermissionError) as caught:
+        files.prepare(tmp_path / "a.png")
+    assert caught.value.filename == str(tmp_path)
 
 
 def test_out_that_is_a_folder_is_refused(call, tmp_path):

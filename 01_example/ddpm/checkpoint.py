@@ -32,6 +32,8 @@ def load_model(path: Path, device: torch.device) -> tuple[UNet, Tensor, dict]:
 
     Raises: OSError if the file is missing, truncated, or not a model of this course.
     """
+    if path.is_dir():
+        raise OSError(f"{path} is a folder: take the model.safetensors that train.py wrote into it")
     if not path.is_file():
         raise OSError(f"there is no file {path}")
     try:

@@ -20,10 +20,11 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """The docstring as it stands, and the default of each flag that has one."""
+    """The docstring as it stands, and the default of each flag that has one and is no switch."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
+        bare = action.default is None or action.default is False    # but 0 is shown
+        return action.help if bare else super()._get_help_string(action)
 
 
 def count(text: str) -> int:

@@ -46,8 +46,8 @@ def mnist_with_labels(data_dir: Path = FOLDER, train: bool = True) -> tuple[Tens
             data_set = MNIST(data_dir, train=train, download=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise OSError(f"MNIST is not in {raw} and could not be downloaded: put its four files "
-                      f"({', '.join(MNIST_FILES)}) there by hand, or take --dataset digits, "
-                      "which needs no network") from error
+                      f"({', '.join(MNIST_FILES)}) there by hand (only train.py --dataset "
+                      "digits does without them)") from error
     return data_set.data[:, None], data_set.targets
 
 

@@ -12,10 +12,16 @@ def prepare(path: Path) -> None:
 
     Raises: OSError if it cannot, or if the path is a folder.
     """
+    if path.parent.is_file():
+        raise OSError(f"{path.parent} is a file, not a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise OSError(f"{path} is a folder, not a file")
-    tempfile.TemporaryFile(dir=path.parent).close()
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        error.filename = str(path.parent)       # not the name that was tried in it
+        raise
 
 
 def write(path: Path, content: bytes, keep: Path | None = None) -> None:

@@ -60,9 +60,12 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, Parser]:
     parser.add_argument("--batch-size", type=count, default=128, help="images a step")
     parser.add_argument("--lr", type=positive, default=2e-3, help="learning rate at its peak")
     parser.add_argument("--timesteps", type=count, default=1000, help="T, the steps of the chain")
-    parser.add_argument("--schedule", choices=list(SCHEDULES), default="cosine", help="alpha_bar")
+    parser.add_argument("--schedule", choices=list(SCHEDULES), default="cosine",
+                        help="how alpha_bar falls from 1 to nearly 0")
     parser.add_argument("--predict", choices=list(LOSSES), default="v",
-                        help="what the network predicts: the noise, or v, a mixture of it and x_0")
+                        help="what the network predicts: eps, the noise; v, a mixture of it and "
+                        "x_0; or mu, the mean of a step back. The loss is the plain square error, "
+                        "with -vlb the bound L")
     parser.add_argument("--width", type=width, default=64, help="channels of the U-Net")
     parser.add_argument("--seed", type=seed, default=0, help="of weights, batches and noise")
     parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or mps")
