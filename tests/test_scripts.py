@@ -17,6 +17,7 @@ from safetensors.torch import save as safetensors
 from scripts import TINY, Trap, command, losses, names, pickled, rows
 
 import checkpoint
+import cli
 import draw
 import files
 import progress
@@ -515,6 +516,15 @@ def test_write_is_all_or_nothing(tmp_path, monkeypatch, where, error):
     assert path.read_bytes() == b"old" and names(tmp_path) == ["a.txt"]
     files.write(path, b"new")
     assert path.read_bytes() == b"new" and names(tmp_path) == ["a.txt"]
+
+
+def test_error_without_a_file_names_none(capsys):
+    """As of a standard output that is full: the system's words, and no "None"."""
+    def main():
+        raise OSError(28, "No space left on device")
+    with pytest.raises(SystemExit) as end:
+        cli.run(main)
+    assert end.value.code == 1 and capsys.readouterr().err.endswith(": No space left on device\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")

@@ -76,8 +76,8 @@ def run(main: Callable[[], None]) -> None:
     except ConnectionError as error:        # seen by each process that is left
         _end(1, str(error))
     except (OSError, FloatingPointError) as error:
-        system = getattr(error, "strerror", None)
-        _end(1, f"{system}: {error.filename}" if system else str(error), speaks())
+        system, name = (getattr(error, part, None) for part in ("strerror", "filename"))
+        _end(1, f"{system}: {name}" if system and name else system or str(error), speaks())
     except Stopped as stopped:
         _end(128 + stopped.number, str(stopped), speaks())
     except KeyboardInterrupt:
