@@ -111,12 +111,14 @@ def test_the_speed_table_is_the_benchmarks():
 
 
 def test_the_examples_page_shows_the_whole_benchmark():
-    """Each table of benchmark.json, as benchmark.py prints it."""
+    """Each table of benchmark.json, as benchmark.py prints it, and that of minutes.py."""
     page = (EXAMPLE / "README.md").read_text(encoding="utf-8")
     tables = {title: rows for title, rows in BENCHMARK.items() if isinstance(rows, list)}
     assert len(tables) == 4
     for title, rows in tables.items():
         assert benchmark.markdown(title, rows) in page, title
+    minutes = (EXAMPLE / "evaluation/results/minutes.md").read_text(encoding="utf-8")
+    assert minutes.startswith("| network | minutes ") and minutes in page
 
 
 def test_the_recipes_are_told_alike():
