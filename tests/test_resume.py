@@ -69,14 +69,15 @@ def start(cwd: Path, *flags: str) -> subprocess.Popen:
 
 
 def wait_for_a_checkpoint(alive: Callable[[], bool], path: Path) -> None:
-    """Returns once the process has written the file anew, or has ended."""
-    def stamp() -> tuple:
+    """Returns once the process has written the file anew, or has ended. A file that was there
+    before under either name, and was renamed, is not new."""
+    def stamp(path: Path) -> tuple:
         try:
             return path.stat().st_mtime_ns, path.stat().st_ino
         except FileNotFoundError:                           # between the two renamings
             return ()
-    first = stamp()
-    while alive() and stamp() in ((), first):
+    old = (), stamp(path), stamp(checkpoint.before(path))
+    while alive() and stamp(path) in old:
         time.sleep(0.001)
 
 
