@@ -421,6 +421,15 @@ def test_missing_weights_are_refused(call, tmp_path, folder):
     assert names(tmp_path) == ["run"]
 
 
+def test_weights_that_may_not_be_read_are_refused(call, weights, tmp_path, monkeypatch):
+    """The line says so, and not that there is no such file, as safetensors does."""
+    def refuse(path, *args, **settings):
+        raise PermissionError(13, "Permission denied", str(path))
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    result = call("ddim", "sample", "--weights", weights, "--steps", 1, "--out", tmp_path / "a.png")
+    result.refuses(1, "Permission denied", weights)
+
+
 def test_flipped_bytes_in_the_header_end_in_a_picture_or_one_line(call, weights, tmp_path):
     """60 single changes of header bytes: refused in one line, or harmless; most are refused."""
     good, path, rng = weights.read_bytes(), tmp_path / "model.safetensors", random.Random(11)

@@ -36,6 +36,7 @@ def load_model(path: Path, device: torch.device) -> tuple[UNet, Tensor, dict]:
         raise OSError(f"{path} is a folder: take the model.safetensors that train.py wrote into it")
     if not path.is_file():
         raise OSError(f"there is no file {path}")
+    path.open("rb").close()                    # safe_open calls one that may not be read missing
     try:
         with safe_open(path, framework="pt") as file:
             config = json.loads((file.metadata() or {})["config"])
