@@ -232,7 +232,7 @@ def test_other_errors_keep_their_traceback(monkeypatch):
 # --- drawing --------------------------------------------------------------------------------------
 
 def test_two_processes_draw_the_same_files(call, weights, tmp_path):
-    """70 images, three batches for two processes: the film and the array are one process's."""
+    """70 images, a batch for each of two processes: the film and the array are one process's."""
     flags = ["--weights", weights, "--n", 70, "--steps", 4, "--device", "cpu", "--seed", 5]
     first, second = ends(start(tmp_path, "ddim", "sample", *flags, "--out", "two.npy",
                                "--animate", "two.gif"))

@@ -131,6 +131,16 @@ def test_commands_of_the_texts_name_files_and_flags_that_exist(path):
             assert f'"{flag}"' in source, (script, flag)
 
 
+def test_torchrun_understands_the_commands_of_the_texts():
+    """It reads flags by their beginnings, even a script's --n, unless -- comes before."""
+    from torch.distributed.run import parse_args
+    text = "".join(p.read_text(encoding="utf-8") for p in TEXTS).replace("\\\n", "")
+    commands = re.findall(r"^torchrun ([^\n#]+)", text, re.M)
+    assert len(commands) >= 3
+    for command in commands:
+        assert (ROOT / parse_args(command.split()).training_script).is_file(), command
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_help_reads_well(path):
     """--help ends with status 0, shows the command, and leaks no placeholder or switch's False."""

@@ -32,7 +32,7 @@ from progress import ROW, draw_progress
 from stop import Requests, Stopped
 from unet import UNet
 
-EPOCHS = {"mnist": 30, "digits": 200}
+EPOCHS = {"mnist": 30, "digits": 150}
 EMA_DECAY = 0.999        # the averaged weights look back over about 1 / (1 - decay) steps
 WARM_UP = 0.02           # the share of all steps in which the learning rate climbs to its peak
 CLIP = 1.0               # the largest norm of a gradient

@@ -2,9 +2,9 @@ r"""How good are a model's samples? Their Frechet distance to MNIST's test image
 
     python 01_example/evaluation/evaluate.py --sampler ddim --steps 50 --n 10000
 
-draws the images, in about 10 minutes on one CPU core, and prints the distance beside that of as
-many real images, how the classes are shared out, and how sure the classifier is. torchrun
---nproc-per-node K in place of python shares the drawing among K processes.
+draws the images, in about 7 minutes on two CPU cores, and prints the distance beside that of as
+many real images, how the classes are shared out, and how sure the classifier is. K processes share
+the drawing with torchrun --nproc-per-node K -- in place of python.
 """
 import argparse
 import json

@@ -129,6 +129,9 @@ def tell(results: Results, floor: dict) -> None:
     results.text(["network", "minutes", "images", "Frechet distance", "mean confidence"], rows)
     ax.axhline(floor["frechet"], color="0.5", ls="--", label="real against real")
     ax.set(xscale="log", yscale="log", xlabel="minutes of training", ylabel="Frechet distance")
+    ax.minorticks_off()
+    minutes = [look["minutes"] for look in looks]
+    ax.set_xticks(minutes, [f"{m:.2g}" for m in minutes])
     ax.legend()
     results.figure(figure)
 
