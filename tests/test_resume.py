@@ -81,11 +81,11 @@ def wait_for_a_checkpoint(alive: Callable[[], bool], path: Path) -> None:
         time.sleep(0.001)
 
 
-def learn(flags: list[str], printed: Path) -> None:
+def learn(flags: list[str], printed: Path, threads: int) -> None:
     """train.py in a process that was forked when it had imported PyTorch: 20 of them are quick."""
     os.dup2(os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
     os.dup2(1, 2)
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)                          # on which the last bits depend
     cli.run(lambda: train.main(flags))
 
 
@@ -104,7 +104,7 @@ def test_killed_twenty_times_it_ends_alike(call, tmp_path, monkeypatch):
                                       "torch._dynamo"])         # which its optimizer imports
     path, steps = out / "checkpoint.pt", []
     for _ in range(20):
-        process = processes.Process(target=learn, args=(flags, printed))
+        process = processes.Process(target=learn, args=(flags, printed, torch.get_num_threads()))
         process.start()
         try:
             wait_for_a_checkpoint(process.is_alive, path)
