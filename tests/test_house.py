@@ -141,13 +141,23 @@ def test_torchrun_understands_the_commands_of_the_texts():
         assert (ROOT / parse_args(command.split()).training_script).is_file(), command
 
 
+@pytest.fixture(scope="module")
+def helps() -> dict[Path, tuple[int, str, str]]:
+    """The exit status, stdout and stderr of each script's --help; all start at once."""
+    started = {path: subprocess.Popen([sys.executable, path, "--help"], text=True,
+                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+               for path in SCRIPTS}
+    ended = {path: process.communicate() for path, process in started.items()}
+    return {path: (started[path].returncode, *printed) for path, printed in ended.items()}
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: f"{p.parent.name}/{p.name}")
-def test_help_reads_well(path):
+def test_help_reads_well(path, helps):
     """--help ends with status 0, shows the command, and leaks no placeholder or switch's False."""
-    shown = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True)
-    errors = [line for line in shown.stderr.splitlines()
+    status, shown, said = helps[path]
+    errors = [line for line in said.splitlines()
               if "font cache" not in line]                          # matplotlib's first import
-    assert shown.returncode == 0 and not errors
-    assert "python 01_example/" in shown.stdout
-    assert "==SUPPRESS==" not in shown.stdout and "None" not in shown.stdout
-    assert "default: False" not in shown.stdout
+    assert status == 0 and not errors
+    assert "python 01_example/" in shown
+    assert "==SUPPRESS==" not in shown and "None" not in shown
+    assert "default: False" not in shown
