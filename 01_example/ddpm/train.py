@@ -148,6 +148,11 @@ class Training:
             average.lerp_(parameter.detach(), 1 - decay)
         return mean(loss.detach())
 
+    def new_order(self) -> Tensor:
+        """The numbers of the images, shuffled."""
+        return torch.randperm(len(self.images), generator=self.generator,
+                              device=self.generator.device)
+
     def epoch(self, between_steps: Callable[[], None] = lambda: None) -> None:
         """One pass over the images in a new order, or the rest of one that was interrupted.
 
@@ -156,8 +161,7 @@ class Training:
         """
         size, done = self.config["batch_size"], self.step % self.steps
         if not done:
-            self.order = torch.randperm(len(self.images), generator=self.generator,
-                                        device=self.generator.device)
+            self.order = self.new_order()
             self.loss, self.seconds = 0.0, 0.0
         unread, began = [], time.perf_counter()
         with tqdm(total=self.steps * size, initial=done * size, unit=" images", unit_scale=True,

@@ -13,7 +13,6 @@ stands still, and samples are drawn and judged. Writes 01_example/evaluation/res
 """
 import argparse
 import importlib.util
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -59,9 +58,7 @@ class Clocked(Training):
     def batches(self) -> Iterator[Tensor]:
         """The images in one new order after another."""
         while True:
-            order = torch.randperm(len(self.images), generator=self.generator,
-                                   device=self.generator.device)
-            for batch in order.split(self.config["batch_size"])[:self.steps]:
+            for batch in self.new_order().split(self.config["batch_size"])[:self.steps]:
                 yield to_unit(self.images[batch])
 
     def draw(self, n: int, steps: int) -> Tensor:
@@ -94,10 +91,7 @@ def curve(training: Clocked, judged: Callable[[], dict]) -> list[dict]:
     with tqdm(total=round(training.seconds_in_all), unit="s", leave=False) as bar:
         while len(rows) < len(LOOKS):
             began = time.perf_counter()
-            for _ in range(training.pause):
-                loss = training.update(next(batches))
-            if not math.isfinite(loss):                     # waits for the device
-                raise FloatingPointError(f"the loss of step {training.step} is {loss}")
+            training.read([training.update(next(batches)) for _ in range(training.pause)])
             training.spent += time.perf_counter() - began
             bar.update(min(bar.total, round(training.spent)) - bar.n)
             if training.progress() >= LOOKS[len(rows)]:
