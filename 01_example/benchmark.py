@@ -32,18 +32,19 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parent
-sys.path += [str(FOLDER / "ddpm"), str(FOLDER / "ddim")]   # the code that is measured
+# The code that is measured.
+sys.path.insert(0, str(Path(__file__).resolve().parent / "ddim"))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "ddpm"))
 
-import torch  # noqa: E402
-from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 
-from cli import Parser, count, run  # noqa: E402
-from contestants import S, contestants, growing  # noqa: E402
-from device import device  # noqa: E402
-from files import prepare, write  # noqa: E402
+from contestants import S, contestants, growing
+from machinery.cli import Parser, count_flag, run
+from machinery.devices import device_flag
+from machinery.files import prepare, write
 
 WARM_UP = 2              # turns that are not counted
 STEPS = {"cuda": 20}     # between two looks at the clock: on a GPU a look waits for all that runs
@@ -230,12 +231,12 @@ def circumstances(args: argparse.Namespace) -> dict[str, object]:
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, Parser]:
     """The flags."""
     parser = Parser(__doc__)
-    parser.add_argument("--rounds", type=count, default=15, help="how often each is timed")
-    parser.add_argument("--batch-size", type=count, default=128, help="images a step")
+    parser.add_argument("--rounds", type=count_flag, default=15, help="how often each is timed")
+    parser.add_argument("--batch-size", type=count_flag, default=128, help="images a step")
     parser.add_argument("--only", metavar="WORDS", help="measure only what has this in its name")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the numbers")
     parser.add_argument("--figure", type=Path, metavar="FILE.png", help="where to draw them")
-    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--device", type=device_flag, default="auto", help="auto, cpu, cuda or mps")
     args = parser.parse_args(argv)
     if args.figure and args.figure.suffix != ".png":
         parser.error(f"--figure ends in .png, not {args.figure.name}")

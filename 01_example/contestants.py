@@ -12,16 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from checkpoint import load_model
 from data import import_torchvision, to_unit
 from ddim import sample, subsequence
-from ddpm import EPS_MODELS, cosine_schedule
-from device import can_compile, fast
-from draw import BATCH, WEIGHTS, generate
-from train import Training
+from ddpm import cosine_schedule
+from machinery.devices import autocast, why_not_compile
+from model import SHIPPED, Config, Model
+from training import Training
 from unet import Attention
 
 T, S = 1000, 50          # the chain, and the hops of DDIM through it
+BATCH = 250              # images
 SAMPLING = [(64, 10), (64, 20), (64, 40), (64, 80),                     # n and S
             (BATCH, 10), (2 * BATCH, 10), (4 * BATCH, 10), (100, S)]
 TRAINING = [1, 2, 4, 8]  # batches
@@ -38,12 +38,12 @@ class Ours(Training):
 
     def __init__(self, batch: int, device: torch.device):
         images = torch.randint(256, (10 * batch, 1, 28, 28), dtype=torch.uint8)
-        super().__init__({"seed": 0, "width": 64, "schedule": "cosine", "timesteps": T, "epochs":
-                          1000, "batch_size": batch, "lr": 2e-3, "predict": "v"}, images, device)
+        super().__init__(Config(timesteps=T, epochs=1000, batch_size=batch), images, device)
         self.batches = self.load()
         self.change()
-        eps_model = EPS_MODELS["v"](fast(self.average), self.alpha_bar)
-        self.states = hops(eps_model, self.alpha_bar, torch.randn(batch, 1, 28, 28, device=device))
+        model = Model(self.ema, self.config)
+        self.states = hops(model.eps_model, model.alpha_bar,
+                           torch.randn(batch, 1, 28, 28, device=device))
 
     def change(self) -> None:
         """Nothing here: what a subclass does otherwise."""
@@ -51,7 +51,7 @@ class Ours(Training):
     def load(self) -> Iterator[Tensor]:
         """Batches of the data set, which is one tensor on the device."""
         while True:
-            pick = torch.randint(len(self.images), (self.config["batch_size"],),
+            pick = torch.randint(len(self.images), (self.config.batch_size,),
                                  device=self.images.device)
             yield to_unit(self.images[pick])
 
@@ -69,7 +69,7 @@ class Compiled(Ours):
 
     def change(self) -> None:
         self.network.compile(mode="reduce-overhead")
-        self.average.compile(mode="reduce-overhead")
+        self.ema.compile(mode="reduce-overhead")
 
 
 class ChannelsFirst(Ours):
@@ -77,14 +77,14 @@ class ChannelsFirst(Ours):
 
     def change(self) -> None:
         self.network.to(memory_format=torch.contiguous_format)
-        self.average.to(memory_format=torch.contiguous_format)
+        self.ema.to(memory_format=torch.contiguous_format)
 
 
 class Float32(Ours):
     """No bfloat16: autocast is off inside both networks."""
 
     def change(self) -> None:
-        for network in (self.network, self.average):
+        for network in (self.network, self.ema):
             network.forward = torch.autocast(self.images.device.type, enabled=False)(
                 network.forward)
 
@@ -109,7 +109,7 @@ class Loaded(Ours):
 
     def load(self) -> Iterator[Tensor]:
         """Batches collected image by image."""
-        loader = DataLoader(Images(self.images.cpu()), self.config["batch_size"], shuffle=True)
+        loader = DataLoader(Images(self.images.cpu()), self.config.batch_size, shuffle=True)
         while True:
             yield from (batch.to(self.images.device) for batch in loader)
 
@@ -137,7 +137,7 @@ class Kernel(Ours):
     """The same weights with the other attention."""
 
     def change(self) -> None:
-        for module in [*self.network.modules(), *self.average.modules()]:
+        for module in [*self.network.modules(), *self.ema.modules()]:
             if isinstance(module, Attention):
                 module.__class__ = KernelAttention
 
@@ -176,7 +176,7 @@ class OptimisedPeer(Peer):
 
     def optimise(self) -> None:
         self.network.to(memory_format=torch.channels_last)
-        self.eps_model = fast(self.network)
+        self.eps_model = autocast(self.network)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-4, fused=True)
 
 
@@ -205,10 +205,11 @@ def contestants() -> dict[str, Callable[[int, torch.device], Ours | Peer]]:
     found = {"ours": Ours, "ours, channels first": ChannelsFirst, "ours, float32": Float32,
              "ours, DataLoader": Loaded, "ours, default Adam": PlainAdam,
              "ours, library attention": Kernel}
-    if can_compile():
+    missing = why_not_compile()
+    if not missing:
         found["ours, torch.compile"] = Compiled
     else:
-        print("not measured: torch.compile, which needs a C++ compiler")
+        print(f"not measured: torch.compile, which needs {missing}")
     for name, make in (("denoising-diffusion-pytorch", unet_of_most_tutorials),
                        ("diffusers", unet_of_diffusers)):
         if importlib.util.find_spec(name.replace("-", "_")):
@@ -227,12 +228,11 @@ def train_batches(batches: int, batch: int, device: torch.device) -> Callable[[]
 
 def draw_digits(n: int, steps: int, batch: int, device: torch.device) -> Callable[[], object]:
     """What ddim/sample.py does between reading the weights and writing the images."""
-    network, alpha_bar, config = load_model(WEIGHTS, device)
-    eps_model = EPS_MODELS[config["predict"]](fast(network), alpha_bar)
+    model = Model.load(SHIPPED, device)
 
     def sampler(eps_model, alpha_bar, x_T, generators):
         return sample(eps_model, alpha_bar, x_T, subsequence(T, steps), 0.0, generators, clip=True)
-    return lambda: generate(sampler, steps, eps_model, alpha_bar, n, config["size"], 0, device)
+    return lambda: model.draw(sampler, n=n, seed=0, steps=steps)
 
 
 def growing(batch: int) -> dict[str, tuple[Callable, int]]:

@@ -11,16 +11,16 @@ import importlib.util
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parent / "ddpm"))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "ddpm"))
 
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.autograd.graph import saved_tensors_hooks  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+import torch
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
 
-from cli import Parser, run  # noqa: E402
-from data import import_torchvision  # noqa: E402
-from unet import UNet  # noqa: E402
+from data import import_torchvision
+from machinery.cli import Parser, run
+from unet import UNet
 
 H100 = 300e12     # operations a second that we assume: 30% of its data sheet, bfloat16, no sparsity
 

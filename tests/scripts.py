@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import cli
+from machinery import cli
 
-EXAMPLE = Path(cli.__file__).parents[1]
+EXAMPLE = Path(__file__).resolve().parents[1] / "01_example"
 TINY = ["--dataset", "digits", "--width", "8", "--timesteps", "12", "--batch-size", "600",
         "--device", "cpu", "--seed", "3"]
 

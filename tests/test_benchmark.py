@@ -31,7 +31,7 @@ ABLATIONS = [contestants.ChannelsFirst, contestants.Float32, contestants.Loaded,
 def computed_in(contestant: Ours) -> set[torch.dtype]:
     """The types of what the first convolution hands on, in training and in sampling."""
     seen = []
-    for network in (contestant.network, contestant.average):
+    for network in (contestant.network, contestant.ema):
         network.stem.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
     contestant.learn()
     Ours.hop(contestant)
@@ -45,7 +45,7 @@ def test_one_thing_is_taken_away_and_no_other(kind):
     contestant = kind(3, CPU)
     assert computed_in(contestant) == {
         torch.bfloat16 if BF16 and kind is not contestants.Float32 else torch.float32}
-    for network in (contestant.network, contestant.average):
+    for network in (contestant.network, contestant.ema):
         weight = network.middle.conv_1.weight
         assert weight.is_contiguous(memory_format=torch.channels_last) == (
             kind is not contestants.ChannelsFirst)
@@ -62,7 +62,7 @@ def test_compiled_asks_for_both_networks():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nn.Module, "compile", lambda self, mode: asked.append((self, mode)))
         compiled = contestants.Compiled(2, CPU)
-    assert asked == [(compiled.network, "reduce-overhead"), (compiled.average, "reduce-overhead")]
+    assert asked == [(compiled.network, "reduce-overhead"), (compiled.ema, "reduce-overhead")]
 
 
 def test_the_other_attention_computes_the_same():
@@ -90,7 +90,7 @@ def test_the_loader_hands_out_the_data_set():
 def test_a_hop_is_one_evaluation_and_fifty_are_a_chain():
     """hop() asks the averaged network once, at the times of DDIM's chain, over and over."""
     contestant, times = Ours(2, CPU), []
-    contestant.average.register_forward_pre_hook(lambda module, args: times.append(args[1][0]))
+    contestant.ema.register_forward_pre_hook(lambda module, args: times.append(args[1][0]))
     for _ in range(52):
         contestant.hop()
     assert [int(t) for t in times[:3] + times[49:]] == [1000, 980, 960, 20, 1000, 980]

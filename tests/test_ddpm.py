@@ -5,23 +5,16 @@ import pytest
 import torch
 
 from ddpm import (
-    EPS_MODELS,
-    LOSSES,
     cosine_schedule,
     ddpm_step,
-    l_mu,
-    l_mu_vlb,
     l_simple,
-    l_v,
-    l_vlb,
     linear_schedule,
-    mu_to_eps,
     predict_x_0,
     q_posterior,
     q_sample,
     sample,
-    v_to_eps,
 )
+from objectives import OBJECTIVES, mu_to_eps, v_to_eps
 
 SCHEDULES = {"linear": linear_schedule(), "linear-80": linear_schedule(80),
              "cosine": cosine_schedule(), "cosine-15": cosine_schedule(15)}
@@ -209,14 +202,14 @@ def test_l_simple_equals_a_hand_computed_value():
 
 
 def test_v_is_what_the_noise_and_the_data_say(randn):
-    """sqrt(a) eps - sqrt(1 - a) x_0, read as v, gives eps back, and is the target of l_v."""
+    """sqrt(a) eps - sqrt(1 - a) x_0, read as v, gives eps back, and is the target of the row v."""
     alpha_bar, t = SCHEDULES["cosine"], torch.tensor([1, 40, 500, 1000])
     x_0, eps, off = randn(4, 2), randn(4, 2), randn(4, 2)
     a = alpha_bar[t][:, None]
     v, x_t = a.sqrt() * eps - (1 - a).sqrt() * x_0, a.sqrt() * x_0 + (1 - a).sqrt() * eps
     close(v_to_eps(v, x_t, t, alpha_bar), eps)
     close(v_to_eps(v[:1], x_t[:1], 1, alpha_bar), eps[:1])
-    loss = l_v(lambda x, times: v + off * (x - x_t + 1), x_0, t, eps, alpha_bar)
+    loss = OBJECTIVES["v"].loss(lambda x, times: v + off * (x - x_t + 1), x_0, t, eps, alpha_bar)
     assert loss.item() == pytest.approx(off.square().mean().item(), rel=1e-12)
 
 
@@ -232,14 +225,14 @@ def test_the_bound_is_one_however_the_network_is_asked(of_T, alpha_bar, randn):
 
     def mean(eps):                                                       # equation 11
         return (x_t - beta / (1 - alpha_bar[t]).sqrt() * eps) / (1 - beta).sqrt()
-    by_eps = l_vlb(lambda x, t: eps + off, x_0, times, eps, alpha_bar)
-    by_mu = l_mu_vlb(lambda x, t: mean(eps + off), x_0, times, eps, alpha_bar)
+    by_eps = OBJECTIVES["eps-vlb"].loss(lambda x, t: eps + off, x_0, times, eps, alpha_bar)
+    by_mu = OBJECTIVES["mu-vlb"].loss(lambda x, t: mean(eps + off), x_0, times, eps, alpha_bar)
     normal = torch.distributions.Normal
     divergence = torch.distributions.kl_divergence(
         normal(mean(eps), beta.sqrt()), normal(mean(eps + off), beta.sqrt())).mean()
     close(by_eps, divergence, 1e-9)
     close(by_mu, divergence, 1e-6)       # mu_tilde and the two x are close: digits cancel
-    plain = l_mu(lambda x, t: mean(eps + off), x_0, times, eps, alpha_bar)
+    plain = OBJECTIVES["mu"].loss(lambda x, t: mean(eps + off), x_0, times, eps, alpha_bar)
     close(plain, 2 * beta * by_mu, 1e-9)
 
 
@@ -267,13 +260,32 @@ def test_whatever_a_network_predicts_it_samples_alike(mixture, randn):
         x_0 = predict_x_0(x, t, model(x, t), alpha_bar)
         return q_posterior(x_0, x, t, alpha_bar)[0]
     networks = {"v": v_model, "eps": model, "eps-vlb": model, "mu": mu_model, "mu-vlb": mu_model}
-    assert networks.keys() == LOSSES.keys() == EPS_MODELS.keys()
-    runs = {name: torch.stack(list(sample(EPS_MODELS[name](network, alpha_bar), alpha_bar, x_T,
-                                          torch.Generator().manual_seed(1))))
-            for name, network in networks.items()}
+    assert networks.keys() == OBJECTIVES.keys()
+    runs = {}
+    for name, network in networks.items():
+        eps_model, generator = OBJECTIVES[name].eps_model(network, alpha_bar), torch.Generator()
+        runs[name] = torch.stack(list(sample(eps_model, alpha_bar, x_T, generator.manual_seed(1))))
     for run in runs.values():
         close(run, runs["eps"], 1e-9)
-    assert list(LOSSES.values()) == [l_v, l_simple, l_vlb, l_mu, l_mu_vlb]
+
+
+def test_the_row_eps_is_l_simple(randn):
+    """The table's plain error of eps is Algorithm 1's loss, to the bit."""
+    alpha_bar, t = SCHEDULES["cosine"], torch.tensor([1, 40, 500, 1000])
+    x_0, eps = randn(4, 2), randn(4, 2)
+    inputs = (lambda x, times: 0.3 * x - 0.1, x_0, t, eps, alpha_bar)
+    assert torch.equal(OBJECTIVES["eps"].loss(*inputs), l_simple(*inputs))
+
+
+@pytest.mark.parametrize("t", [-1, 1001, torch.tensor([3, -1]), torch.tensor([1001, 1])])
+def test_times_outside_the_chain_are_refused(t, randn):
+    """t = -1 is not T, and T + 1 is nothing: refused with the reason."""
+    x, alpha_bar = randn(2, 3), SCHEDULES["linear"]
+    for function in (q_sample, predict_x_0):
+        with pytest.raises(ValueError, match="0 to T = 1000"):
+            function(x, t, x, alpha_bar)
+    with pytest.raises(ValueError, match="-1"):
+        q_posterior(x, x, 0, alpha_bar)
 
 
 # --- one step back --------------------------------------------------------------------------------
@@ -336,7 +348,7 @@ WRONG = {
     "ddpm_step z": lambda a, x, t: ddpm_step(x, t, x, a, x[:, :1]),
     "ddpm_step eps": lambda a, x, t: ddpm_step(x, t, x[:, :1], a, x),
     "v_to_eps v": lambda a, x, t: v_to_eps(x[:1], x, t, a),
-    "l_v model": lambda a, x, t: l_v(lambda x, t: x[:, :1], x, t, x, a),
+    "l_v model": lambda a, x, t: OBJECTIVES["v"].loss(lambda x, t: x[:, :1], x, t, x, a),
     "l_simple model": lambda a, x, t: l_simple(lambda x, t: x[:, :1], x, t, x, a),
 }
 

@@ -6,12 +6,11 @@ import nbformat
 import pytest
 import torch
 
-from checkpoint import load_model
 from ddim import ddim_step, subsequence
 from ddim import sample as ddim_sample
-from ddpm import EPS_MODELS, cosine_schedule, ddpm_step, linear_schedule
+from ddpm import cosine_schedule, ddpm_step, linear_schedule
 from ddpm import sample as ddpm_sample
-from draw import WEIGHTS
+from model import SHIPPED, Model
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -182,12 +181,13 @@ NOTEBOOK = Path(__file__).resolve().parents[1] / "01_example" / "ddim" / "ddim.i
 @pytest.fixture(scope="module")
 def shipped():
     """What the notebook has at hand where it shows the lines, and our digits, for two starts."""
-    network, alpha_bar, config = load_model(WEIGHTS, torch.device("cpu"))
-    eps_model, T = EPS_MODELS[config["predict"]](network, alpha_bar), config["timesteps"]
+    model = Model.load(SHIPPED, torch.device("cpu"))
+    model = Model(model.network, model.config, precise=True)
+    eps_model, alpha_bar, T = model.eps_model, model.alpha_bar, model.T
     x_T = torch.randn(2, 1, 28, 28, generator=seeded())
     *_, ours = ddim_sample(eps_model, alpha_bar, x_T, subsequence(T, 50), clip=True)
-    return {"torch": torch, "network": network, "eps_model": eps_model, "alpha_bar": alpha_bar,
-            "T": T, "x_T": x_T}, ours
+    return {"torch": torch, "network": model.network, "eps_model": eps_model,
+            "alpha_bar": alpha_bar, "T": T, "x_T": x_T}, ours
 
 
 def shown():

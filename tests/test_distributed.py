@@ -14,11 +14,11 @@ import torch
 import torch.multiprocessing as mp
 from scripts import EXAMPLE, TINY, Result, losses, names, text
 
-import checkpoint
-import cli
-import draw
-import parallel
 from data import digits, to_unit
+from machinery import cli, drawing
+from machinery import processes as group_module
+from machinery.checkpoint import Checkpointer
+from model import Config
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="PyTorch for Windows has no libuv, which torchrun needs")
@@ -65,12 +65,11 @@ def ends(processes: list[subprocess.Popen]) -> list[Result]:
 
 def small(batch_size: int):
     """A training of the small digits in float32 that has not begun, and its batches in order."""
-    from train import Training
-    config = {"seed": 3, "width": 8, "schedule": "cosine", "timesteps": 1000, "lr": 1e-3,
-              "batch_size": batch_size, "epochs": 2, "predict": "v"}
+    from training import Training
+    config = Config(seed=3, width=8, size=8, lr=1e-3, batch_size=batch_size, epochs=2)
     training = Training(config, digits(), torch.device("cpu"))
     example = torch.zeros(1, 1, 8, 8), torch.ones(1)
-    training.forward = parallel.averaging(training.network, *example)
+    training.model = group_module.ddp(training.network, *example)
     return training, to_unit(training.images).split(batch_size)
 
 
@@ -91,10 +90,10 @@ def learn(out: Path) -> None:
     for batch in batches[:6]:
         found["loss"].append(training.update(batch))
         found["weights"].append(flat(training.network))
-    found["average"] = [flat(training.average)]
-    found["own rows"] = [parallel.shard(torch.arange(64))]
+    found["average"] = [flat(training.ema)]
+    found["own rows"] = [group_module.shard(torch.arange(64))]
     torch.save({name: torch.stack(values) for name, values in found.items()},
-               out / f"{parallel.rank()}.pt")
+               out / f"{group_module.rank()}.pt")
 
 
 def learn_again(out: Path) -> None:
@@ -113,7 +112,7 @@ def learn_again(out: Path) -> None:
     for batch in batches[1:3]:
         resumed.update(batch)
     torch.save(torch.stack([flat(training.network), flat(resumed.network)]),
-               out / f"{parallel.rank()}.pt")
+               out / f"{group_module.rank()}.pt")
 
 
 def as_process(rank: int, task: Callable, world: int, port: int, folder: str, out: Path) -> None:
@@ -121,7 +120,7 @@ def as_process(rank: int, task: Callable, world: int, port: int, folder: str, ou
     os.environ.update(environment(rank, world, port))
     sys.path.append(folder)
     torch.set_num_threads(1)
-    with parallel.group(torch.device("cpu"), cli.Parser("")):
+    with group_module.group(torch.device("cpu"), cli.Parser("")):
         task(out)
 
 
@@ -163,7 +162,7 @@ def test_processes_on_different_checkpoints_are_refused(call, script, trained, t
                                                         monkeypatch):
     """Hosts that do not share --out would train apart: exit status 1, one line."""
     (tmp_path / "checkpoint.pt").write_bytes((trained / "checkpoint.pt").read_bytes())
-    monkeypatch.setattr(script("ddpm", "train"), "agreed", lambda number: max(number, 7))
+    monkeypatch.setattr(script("ddpm", "train"), "largest", lambda number: max(number, 7))
     call("ddpm", "train", *TINY, "--epochs", 3, "--out", tmp_path, "--resume").refuses(
         1, tmp_path, "share")
 
@@ -175,7 +174,7 @@ def test_processes_without_a_gpu_each_are_refused(capsys, monkeypatch, device, t
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
     with pytest.raises(SystemExit, match="2"):
-        with parallel.group(torch.device(device), cli.Parser("")):
+        with group_module.group(torch.device(device), cli.Parser("")):
             pass
     assert "2 processes here need" in capsys.readouterr().err
 
@@ -191,7 +190,7 @@ def test_two_processes_end_together_and_go_on(call, tmp_path):
     processes[0].stdout.readline()                          # the first epoch's
     processes[1].send_signal(signal.SIGTERM)
     first, second = ends(processes)
-    step = checkpoint.load_checkpoint(path)["step"]
+    step = Checkpointer(path).load()["step"]
     first.refuses(143, "SIGTERM", f"step {step} is saved", "--resume")
     assert (second.status, second.lines, second.out) == (143, [], "") and 7 <= step < 21
 
@@ -201,7 +200,7 @@ def test_two_processes_end_together_and_go_on(call, tmp_path):
     first, second = ends(processes)
     first.refuses(1, "process 0 of 2", "lost another", "--resume")
     assert second.status == -signal.SIGKILL
-    assert checkpoint.load_checkpoint(path)["step"] >= step
+    assert Checkpointer(path).load()["step"] >= step
 
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr",
                "127.0.0.1", "--nproc-per-node", "2", EXAMPLE / "ddpm" / "train.py", *flags,
@@ -225,7 +224,7 @@ def test_other_errors_keep_their_traceback(monkeypatch):
     for message, kind in (("[gloo/pair.cc] Connection closed by peer", ConnectionError),
                           ("shape '[2]' is invalid for input of size 3", RuntimeError)):
         with pytest.raises(kind):
-            with parallel.group(torch.device("cpu"), cli.Parser("")):
+            with group_module.group(torch.device("cpu"), cli.Parser("")):
                 raise RuntimeError(message)
 
 
@@ -248,13 +247,13 @@ def test_the_work_is_shared_without_overlap(monkeypatch, world):
     """Each process draws its own batches only; together they are what one process draws."""
     drawn = []
 
-    def sampler(eps_model, alpha_bar, x_T, generators):
+    def states(generators):
         drawn.append([generator.initial_seed() for generator in generators])
-        yield x_T / 2
-        yield x_T
+        x_T = torch.cat([torch.randn(1, 1, 8, 8, generator=g) for g in generators])
+        yield from (x_T, x_T / 2, x_T / 4)
 
     def generate() -> tuple:
-        return draw.generate(sampler, 2, None, None, 90, 8, 1, torch.device("cpu"))
+        return drawing.generate(states, n=90, seed=1, steps=2)
     images, frames = generate()
     every = [seed for batch in drawn for seed in batch]
     assert len(every) == len(set(every)) == 90
@@ -265,11 +264,11 @@ def test_the_work_is_shared_without_overlap(monkeypatch, world):
         """What is so far: the last process sees all."""
         parts.extend(items)
         return parts
-    monkeypatch.setattr(draw, "gather", gather)
-    monkeypatch.setattr(draw, "world", lambda: world)
+    monkeypatch.setattr(drawing, "gather", gather)
+    monkeypatch.setattr(drawing, "world_size", lambda: world)
     for rank in range(world):
         drawn.clear()
-        monkeypatch.setattr(draw, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(drawing, "rank", lambda rank=rank: rank)
         together = generate()
         shares.append([seed for batch in drawn for seed in batch])
     assert sorted(sum(shares, [])) == sorted(every) and len(shares[0]) < 90

@@ -17,19 +17,20 @@ from classifier import (  # noqa: E402
     SHIPPED,
     Classifier,
     accuracy,
+    classify,
     fit,
     load_classifier,
-    look,
     save_classifier,  # noqa: E402
 )
-from cli import Parser  # noqa: E402
 from ddpm import cosine_schedule, linear_schedule, predict_x_0, q_sample  # noqa: E402
-from draw import WEIGHTS  # noqa: E402
 from frechet import frechet_distance, standard_error  # noqa: E402
 from judge import Judge  # noqa: E402
 from likelihood import decoder_bits, prior_bits, step_bits, terms  # noqa: E402
-from model import Model, digest  # noqa: E402
+from machinery.cli import Parser  # noqa: E402
+from model import SHIPPED as WEIGHTS  # noqa: E402
+from model import Config, Model, digest  # noqa: E402
 from results import Results  # noqa: E402
+from samplers import draw_ddim  # noqa: E402
 from unet import UNet  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -170,8 +171,8 @@ def test_the_shipped_classifier_is_small_and_good():
 
 def test_the_shipped_classifier_reads_the_shipped_models_digits():
     """It is sure of most of 100 digits, and finds nearly all classes among them."""
-    images = Model.load(WEIGHTS, CPU).ddim(100, 3, 10)
-    confidence, named = look(load_classifier(SHIPPED, CPU), images)[1].max(1)
+    images = draw_ddim(Model.load(WEIGHTS, CPU), 100, 3, 10)
+    confidence, named = classify(load_classifier(SHIPPED, CPU), images)[1].max(1)
     assert confidence.median() > 0.95 and len(named.unique()) >= 8
 
 
@@ -179,7 +180,7 @@ def test_a_classifier_learns_what_it_is_shown():
     """On the toy it beats chance by far, and its features have the shape that they should."""
     network = fit(*strokes(384, 1), 14, 0, CPU)
     assert accuracy(network, *strokes(300, 2)) > 0.3
-    features, probabilities = look(network, strokes(7, 3)[0])
+    features, probabilities = classify(network, strokes(7, 3)[0])
     assert features.shape == (7, 96) and features.dtype == torch.float64
     torch.testing.assert_close(probabilities.sum(1), torch.ones(7))
 
@@ -190,7 +191,7 @@ def test_a_classifier_survives_its_file(tmp_path):
     network, images = Classifier().eval(), strokes(5, 4)[0]
     save_classifier(tmp_path / "c.safetensors", network, {"epochs": 0})
     again = load_classifier(tmp_path / "c.safetensors", CPU)
-    torch.testing.assert_close(look(again, images), look(network, images))
+    torch.testing.assert_close(classify(again, images), classify(network, images))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not one", WEIGHTS.read_bytes(),
@@ -235,7 +236,7 @@ def test_learning_from_samples_uses_the_shipped_classifiers_labels(toy, monkeypa
     images = strokes(100, 8)[0]
     assert toy.learn(images) == accuracy(toy.network, toy.test, toy.labels)
     assert torch.equal(shown["images"], images) and shown["epochs"] == 3000
-    assert torch.equal(shown["labels"], look(toy.network, images)[1].argmax(1))
+    assert torch.equal(shown["labels"], classify(toy.network, images)[1].argmax(1))
 
 
 # --- a model that draws ---------------------------------------------------------------------------
@@ -243,10 +244,10 @@ def test_learning_from_samples_uses_the_shipped_classifiers_labels(toy, monkeypa
 def test_model_draws_the_same_image_whatever_n():
     """Images belong to their seed and number, not to their batch; both samplers, two seeds."""
     model = Model.load(WEIGHTS, CPU)
-    few, more = model.ddim(2, 5, 4, eta=1.0), model.ddim(5, 5, 4, eta=1.0)
+    few, more = draw_ddim(model, 2, 5, 4, eta=1.0), draw_ddim(model, 5, 5, 4, eta=1.0)
     assert few.shape == (2, 1, 28, 28) and few.dtype == torch.uint8
     assert (few.int() - more[:2].int()).abs().max() <= 3          # bfloat16, another batch
-    assert not torch.equal(few, model.ddim(2, 6, 4, eta=1.0))
+    assert not torch.equal(few, draw_ddim(model, 2, 6, 4, eta=1.0))
 
 
 def test_digest_names_a_content(tmp_path):
@@ -348,7 +349,7 @@ def test_evaluate_prints_and_writes_what_it_measured(script, toy, monkeypatch, t
     got = json.loads(path.read_text())
     assert got["settings"] == {"weights": digest(WEIGHTS), "sampler": "ddim", "steps": 2,
                                "eta": 0.5, "spacing": "quadratic", "seed": 0}
-    expected = toy.measure(Model.load(WEIGHTS, CPU).ddim(120, 0, 2, 0.5, "quadratic"))
+    expected = toy.measure(draw_ddim(Model.load(WEIGHTS, CPU), 120, 0, 2, 0.5, "quadratic"))
     assert got["samples"] == expected and got["floor"] == toy.floor(120)
     assert 0 <= got["trained on samples"] <= 1
     shown = capsys.readouterr().out
@@ -382,9 +383,9 @@ def test_the_clock_of_minutes_stands_still_while_samples_are_judged(script, monk
             assert look_["minutes"] >= round(0.01 * share, 2) and look_["images"] % 128 == 0
         assert looks[-1]["minutes"] < 0.015                 # six looks took 0.02 minutes
     assert seen == {(1, 32, 32)}
-    minutes.tell(results, {"frechet": 0.3})
+    minutes.report(results, {"frechet": 0.3})
     assert (tmp_path / "m.md").read_text().count("| 2.00 +- 0.50 | 0.900 |") == 12
-    training = minutes.Clocked(minutes.CONFIG | {"seed": 0, "size": 28, "epochs": 1},
+    training = minutes.Clocked(Config(**minutes.CONFIG, epochs=1),
                                strokes(256, 1)[0], CPU, seconds=8.0)
     training.spent = 4.0
     assert training.learning_rate() == pytest.approx(1e-3)  # half of the peak
@@ -403,7 +404,7 @@ def test_table_2_of_ddim_restores_better_with_more_steps(script):
     """The error of going up and down falls as S grows, on the model's own digits."""
     table = script("evaluation", "ddim_table_2")
     model = Model.load(WEIGHTS, CPU)
-    images = model.ddim(4, 0, 20)
+    images = draw_ddim(model, 4, 0, 20)
     few, many = (table.restore(model, images, S)["mean_square_error"] for S in (5, 40))
     assert 0 < many < 0.5 * few
 
@@ -427,7 +428,7 @@ def test_table_4_adds_up(script, tmp_path, capsys):
             sum(cell["bits_of_each_image"]), rel=1e-5)
         assert sum(cell["rate_of_each_image"]) == pytest.approx(
             sum(cell["step_bits"][1:]) + cell["prior_bits"], rel=1e-5)
-    table.tell(results, 20)
+    table.report(results, 20)
     rows = [line.split(" | ") for line in (tmp_path / "t.md").read_text().splitlines()[2:]]
     assert [row[0].strip("| ") for row in rows[:10]] == [str(20 - 2 * k) for k in range(10)]
     rates = [float(row[1]) for row in rows[:10]]

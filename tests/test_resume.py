@@ -15,11 +15,11 @@ import pytest
 import torch
 from scripts import EXAMPLE, TINY, Result, Trap, losses, names, pickled, rows, text
 
-import checkpoint
-import cli
-import files
-import stop
 import train
+import training as training_module
+from machinery import cli, files, signals
+from machinery.checkpoint import Checkpointer
+from model import Config
 from unet import UNet
 
 LONG = [*TINY, "--batch-size", "256", "--epochs", "3"]      # 3 epochs of 7 steps
@@ -39,10 +39,10 @@ def undisturbed(script, tmp_path_factory) -> Path:
 
 def content(out: Path) -> dict:
     """All of a run's result but the time that it took: the state, every file, the log's losses."""
-    state = checkpoint.load_checkpoint(out / "checkpoint.pt")
+    state = Checkpointer(out / "checkpoint.pt").load()
     flat = {"losses": losses(out), "step": state["step"], "generator": state["generator"],
             "order": state["order"], "rows": state["drawn"].keys()}
-    flat |= {f"{kind} {name}": tensor for kind in ("network", "average")
+    flat |= {f"{kind} {name}": tensor for kind in ("network", "ema")
              for name, tensor in state[kind].items()}
     flat |= {f"{kind} {i}": tensor for i, moments in state["optimizer"].items()
              for kind, tensor in moments.items()}
@@ -76,7 +76,7 @@ def wait_for_a_checkpoint(alive: Callable[[], bool], path: Path) -> None:
             return path.stat().st_mtime_ns, path.stat().st_ino
         except FileNotFoundError:                           # between the two renamings
             return ()
-    old = (), stamp(path), stamp(checkpoint.before(path))
+    old = (), stamp(path), stamp(Checkpointer(path).previous)
     while alive() and stamp(path) in old:
         time.sleep(0.001)
 
@@ -113,8 +113,8 @@ def test_killed_twenty_times_it_ends_alike(call, tmp_path, monkeypatch):
             process.kill()
             process.join()
         assert process.exitcode == -signal.SIGKILL, printed.read_text(encoding="utf-8")
-        kept = path if path.exists() else checkpoint.before(path)
-        steps.append(checkpoint.load_checkpoint(kept)["step"])
+        kept = path if path.exists() else Checkpointer(path).previous
+        steps.append(Checkpointer(kept).load()["step"])
     assert steps == sorted(set(steps)) and steps[-1] < 140      # each got on, none to the end
     assert call("ddpm", "train", *flags).status == 0
     assert "Traceback" not in printed.read_text(encoding="utf-8")
@@ -133,7 +133,7 @@ def test_signal_to_the_process_saves_and_leaves(call, undisturbed, tmp_path, num
         printed, err = process.communicate(timeout=120)
     finally:
         process.kill()
-    step = checkpoint.load_checkpoint(out / "checkpoint.pt")["step"]
+    step = Checkpointer(out / "checkpoint.pt").load()["step"]
     result = Result(status=process.returncode, out=text(printed), err=text(err))
     result.refuses(status, signal.Signals(number).name, f"step {step} is saved", "--resume")
     assert 1 <= step < 21 and "done" not in result.out
@@ -159,11 +159,11 @@ def test_signal_in_a_step_ends_after_it(call, script, undisturbed, tmp_path, mon
     """The step is finished and saved, in an epoch, at its end, at the very end; resumed, alike."""
     flags = [*LONG, "--out", tmp_path]
     with monkeypatch.context() as patch:
-        signal_in(patch, script("ddpm", "train").Training, "update", step, number)
+        signal_in(patch, training_module.Training, "update", step, number)
         result = call("ddpm", "train", *flags)
         result.refuses(128 + number, signal.Signals(number).name, f"step {step} is saved",
                        tmp_path / "checkpoint.pt", "--resume")
-    assert checkpoint.load_checkpoint(tmp_path / "checkpoint.pt")["step"] == step
+    assert Checkpointer(tmp_path / "checkpoint.pt").load()["step"] == step
     result = call("ddpm", "train", *flags, "--resume")
     inside = f" and {step % 7} of 7 steps" if step % 7 else ""
     assert f"going on after epoch {step // 7} of 3{inside} in" in result.out
@@ -185,7 +185,7 @@ def test_signal_while_it_draws(call, undisturbed, tmp_path, monkeypatch, forward
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows ignores no signals")
 def test_ignored_signal_stays_ignored(call, script, tmp_path, monkeypatch):
     """Under nohup, or as a job in the background, a signal that is ignored does not stop it."""
-    signal_in(monkeypatch, script("ddpm", "train").Training, "update", 1, signal.SIGINT)
+    signal_in(monkeypatch, training_module.Training, "update", 1, signal.SIGINT)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         assert call("ddpm", "train", *TINY, "--epochs", 1, "--out", tmp_path).status == 0
@@ -197,7 +197,7 @@ def test_ignored_signal_stays_ignored(call, script, tmp_path, monkeypatch):
 def test_signals_are_given_back():
     """After a training Ctrl-C is again what it was."""
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with stop.Requests():
+    with signals.StopSignals():
         assert signal.getsignal(signal.SIGINT) != before[0]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
@@ -237,7 +237,7 @@ def test_a_finished_run_may_go_on(call, tmp_path):
     result = call("ddpm", "train", *flags, "--epochs", 3, "--resume")
     assert result.status == 0 and "going on after epoch 1 of 3" in result.out
     assert [row["epoch"] for row in rows(tmp_path)] == ["1", "2", "3"]
-    assert checkpoint.load_checkpoint(tmp_path / "checkpoint.pt")["config"]["epochs"] == 3
+    assert Checkpointer(tmp_path / "checkpoint.pt").load()["config"]["epochs"] == 3
 
 
 def test_killed_between_two_renamings(call, undisturbed, tmp_path, monkeypatch):
@@ -267,7 +267,7 @@ def test_the_one_before_helps_when_a_checkpoint_is_damaged(call, script, undistu
     """One line says what to do, nothing is touched; when it is done, the training ends alike."""
     flags = [*LONG, "--out", tmp_path]
     with monkeypatch.context() as patch:
-        signal_in(patch, script("ddpm", "train").Training, "update", 9, signal.SIGTERM)
+        signal_in(patch, training_module.Training, "update", 9, signal.SIGTERM)
         call("ddpm", "train", *flags).refuses(143)
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(path.read_bytes()[:-1])
@@ -289,7 +289,7 @@ def test_full_disk_leaves_the_old_checkpoint(call, script, undisturbed, tmp_path
     import resource
     flags = [*LONG, *OFTEN, "--out", tmp_path]
     with monkeypatch.context() as patch:
-        signal_in(patch, script("ddpm", "train").Training, "update", 9, signal.SIGTERM)
+        signal_in(patch, training_module.Training, "update", 9, signal.SIGTERM)
         call("ddpm", "train", *flags).refuses(143)
     before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
     size, old = len(before["checkpoint.pt"]), resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -302,20 +302,6 @@ def test_full_disk_leaves_the_old_checkpoint(call, script, undisturbed, tmp_path
     assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
     assert call("ddpm", "train", *flags, "--resume").status == 0
     same(tmp_path, undisturbed)
-
-
-def test_what_reads_back_otherwise_is_not_taken(tmp_path, monkeypatch):
-    """A disk that loses a byte of the new file: an error, and the old one stays where it was."""
-    path = tmp_path / "checkpoint.pt"
-    files.write(path, b"old")
-
-    def lossy(handle: int) -> None:
-        os.truncate(handle, 2)
-    monkeypatch.setattr(os, "fsync", lossy)
-    with pytest.raises(OSError, match="does not give back") as error:
-        files.write(path, b"new", keep=tmp_path / "kept")
-    assert error.value.filename == str(path)
-    assert path.read_bytes() == b"old" and names(tmp_path) == ["checkpoint.pt"]
 
 
 def test_the_one_before_is_kept(tmp_path):
@@ -339,37 +325,36 @@ def test_loss_that_is_no_number_ends_the_training(call, tmp_path):
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_the_line_names_step_batch_and_checkpoint(call, script, tmp_path, monkeypatch, loss):
     """At step 10: its epoch, batch and seed, and the last good checkpoint, which is whole."""
-    training, calls = script("ddpm", "train").Training, iter(range(1, 10**9))
+    training, calls = training_module.Training, iter(range(1, 10**9))
     update = training.update
     monkeypatch.setattr(training, "update", lambda self, x_0: update(self, x_0) * (
         loss if next(calls) == 10 else 1))
     result = call("ddpm", "train", *LONG, "--out", tmp_path)
     result.refuses(1, "step 10 ", f" {loss} ", "seed 3", "epoch 2", "batch 3 of 7",
                    tmp_path / "checkpoint.pt", "step 7")
-    assert checkpoint.load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 7
+    assert Checkpointer(tmp_path / "checkpoint.pt").load()["step"] == 7
 
 
 @pytest.fixture
 def training(script):
     """A small training that has not begun, of epochs of 5 steps."""
-    config = {"seed": 0, "width": 8, "schedule": "cosine", "timesteps": 12, "batch_size": 8,
-              "epochs": 2, "lr": 1e-3, "predict": "v"}
+    config = Config(seed=0, width=8, size=8, timesteps=12, batch_size=8, epochs=2, lr=1e-3)
     images = torch.zeros(40, 1, 8, 8, dtype=torch.uint8)
-    return script("ddpm", "train").Training(config, images, torch.device("cpu"))
+    return training_module.Training(config, images, torch.device("cpu"))
 
 
 def test_losses_that_are_read_together_are_told_apart(training):
     """Where losses are read rarely, the first that is not finite is named."""
     training.step = 9
-    training.read([torch.tensor(0.5), torch.tensor(0.25)])
-    assert training.loss == 0.75
+    training.add_losses([torch.tensor(0.5), torch.tensor(0.25)])
+    assert training.loss_sum == 0.75
     with pytest.raises(FloatingPointError, match=r"step 8 is nan \(seed 0, epoch 2, batch 3 of 5"):
-        training.read([torch.tensor(value) for value in (1, float("nan"), float("inf"))])
+        training.add_losses([torch.tensor(value) for value in (1, float("nan"), float("inf"))])
 
 
 def test_losses_are_read_when_it_pauses(training):
     """With a pause every 3 steps, an epoch of 5 steps has two, and a mean over all its losses."""
-    training.pause, steps, losses, update = 3, [], [], training.update
+    training.read_every, steps, losses, update = 3, [], [], training.update
     training.update = lambda x_0: losses.append(update(x_0)) or losses[-1]
     training.epoch(lambda: steps.append((training.step, len(training.log))))
     assert steps == [(3, 0), (5, 1)] and len(losses) == 5
@@ -380,8 +365,8 @@ def test_spoilt_weights_are_never_saved(script, trained, tmp_path):
     """Weights of inf end in an error, and the checkpoint stays."""
     path = tmp_path / "checkpoint.pt"
     path.write_bytes((trained / "checkpoint.pt").read_bytes())
-    keeper, state = checkpoint.Keeper(path, 1.0, 4), checkpoint.load_checkpoint(path)
-    for kind in ("network", "average"):
+    keeper, state = Checkpointer(path), Checkpointer(path).load()
+    for kind in ("network", "ema"):
         spoilt = state[kind] | {"stem.bias": torch.full((8,), float("inf"))}
         with pytest.raises(FloatingPointError, match="step 4"):
             keeper.save(state | {kind: spoilt})
@@ -434,7 +419,7 @@ def torch_saved(value: object) -> bytes:
 
 def resaved(path: Path, change) -> None:
     """The checkpoint, loaded, changed and saved with a sum that is right."""
-    path.write_bytes(signed(torch_saved(change(checkpoint.load_checkpoint(path)))))
+    path.write_bytes(signed(torch_saved(change(Checkpointer(path).load()))))
 
 
 def changed(**entries):
@@ -458,53 +443,11 @@ BAD_STATES = {
     "a byte short": lambda path: path.write_bytes(path.read_bytes()[:-1]),
     "a byte long": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
     "no sum": lambda path: path.write_bytes(path.read_bytes()[:-32]),
-    "nothing but a sum": payload(b""),
-    "random": payload(random.Random(6).randbytes(9000)),
-    "half, with a sum": lambda path: path.write_bytes(signed(path.read_bytes()[:9000])),
-    "a tensor": payload(torch_saved(torch.ones(3))),
-    "a number": payload(torch_saved(7)),
-    "other entries": payload(torch_saved({"epoch": 3})),
-    **{f"no {name}": without(name) for name in sorted(checkpoint.STATE)},
-    "one entry more": changed(more=1),
-    "config a list": changed(config=[1]),
-    "empty config": changed(config={}),
-    "config of tensors": changed(config=lambda config: config | {"lr": torch.ones(2)}),
-    "step text": changed(step="many"),
-    "step inf": changed(step=float("inf")),
-    "step of another epoch": changed(step=6),
-    "step below 0": changed(step=-4),
-    "order a number": changed(order=7),
-    "order short": changed(order=lambda order: order[:-1]),
-    "order beyond the images": changed(order=lambda order: order + 1),
-    "order twice the same": changed(order=lambda order: order // 2),
-    "order of pairs": changed(order=lambda order: torch.stack([order, order])),
-    "order no integers": changed(order=lambda order: order + 0.5),
-    "loss text": changed(loss="low"),
-    "seconds a list": changed(seconds=[1]),
-    "log a number": changed(log=7),
-    "log of numbers": changed(log=[1, 2]),
-    "log too long": changed(log=lambda log: log * 2),
-    "log without losses": changed(log=[{"epoch": 1}, {"epoch": 2}]),
-    "log of text": changed(log=lambda log: [row | {"loss": "low"} for row in log]),
-    "drawn a list": changed(drawn=[1]),
-    "drawn text": changed(drawn={"first": torch.zeros(8, 1, 8, 8, dtype=torch.uint8)}),
-    "drawn numbers": changed(drawn={1: 2}),
-    "drawn small": changed(drawn={1: torch.zeros(8, 1, 4, 4, dtype=torch.uint8)}),
-    "empty network": changed(network={}),
-    "network a number": changed(network=7),
+    "random": lambda path: path.write_bytes(random.Random(6).randbytes(9000)),
+    "no generator": without("generator"),
     "network of another width": changed(network=UNet(16).state_dict()),
-    "average of another width": changed(average=UNet(16).state_dict()),
-    "empty optimizer": changed(optimizer={}),
-    "optimizer a number": changed(optimizer=7),
-    "optimizer of numbers": changed(optimizer=lambda old: dict.fromkeys(old, 7)),
-    "moments a number": changed(optimizer=lambda old: old | {0: {"step": torch.tensor(4.0)}}),
-    "moments of another shape": changed(optimizer=lambda old: old | {
-        0: old[0] | {"exp_avg": torch.zeros(3)}}),
-    "steps of the optimizer": changed(optimizer=lambda old: old | {
-        0: old[0] | {"step": torch.zeros(5)}}),
+    "average of another width": changed(ema=UNet(16).state_dict()),
     "generator short": changed(generator=torch.zeros(5, dtype=torch.uint8)),
-    "generator spoilt": changed(generator=lambda old: old * 0 + 255),
-    "generator a number": changed(generator=7),
 }
 
 

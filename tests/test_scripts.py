@@ -16,12 +16,10 @@ from safetensors.torch import load_file
 from safetensors.torch import save as safetensors
 from scripts import TINY, Trap, command, losses, names, pickled, rows
 
-import checkpoint
-import cli
-import draw
-import files
-import progress
 from data import to_uint8
+from machinery import cli, drawing, files, pictures
+from machinery.checkpoint import Checkpointer
+from model import SHIPPED
 from unet import UNet
 
 FOLDERS = ["ddpm", "ddim"]
@@ -72,8 +70,8 @@ def test_picture_holds_64_images(trained):
 
 def test_strip_shows_its_labels_whole():
     """samples_by_epoch.png has a white margin on all sides, as long as its labels may be."""
-    drawn = {epoch: torch.zeros(progress.ROW, 1, 8, 8, dtype=torch.uint8) for epoch in (1, 12, 200)}
-    with Image.open(io.BytesIO(progress.strip(drawn))) as picture:
+    drawn = {epoch: torch.zeros(8, 1, 8, 8, dtype=torch.uint8) for epoch in (1, 12, 200)}
+    with Image.open(io.BytesIO(pictures.strip(drawn))) as picture:
         canvas = np.asarray(picture.convert("L"))
     for edge in (canvas[0], canvas[-1], canvas[:, 0], canvas[:, -1]):
         assert (edge == 255).all()
@@ -88,10 +86,10 @@ def test_picture_is_the_last_models(call, trained, tmp_path):
 
 def test_model_is_the_average_in_the_checkpoint(trained, weights):
     """checkpoint.pt loads without pickle's powers; the model is its average, not its network."""
-    state = checkpoint.load_checkpoint(trained / "checkpoint.pt")
+    state = Checkpointer(trained / "checkpoint.pt").load()
     model = load_file(weights)
-    assert model.keys() == state["average"].keys()
-    assert all(torch.equal(model[name], state["average"][name]) for name in model)
+    assert model.keys() == state["ema"].keys()
+    assert all(torch.equal(model[name], state["ema"][name]) for name in model)
     assert not any(torch.equal(model[name], state["network"][name]) for name in model)
     assert all(tensor.isfinite().all() for tensor in model.values())
 
@@ -202,7 +200,7 @@ def test_ddim_with_eta_1_over_all_steps_draws_ddpms_images(call, weights, tmp_pa
 def test_animation_runs_from_the_noise_to_the_picture(call, folder, steps, most, frames, weights,
                                                       tmp_path, monkeypatch):
     """The film starts with noise, has a frame a step but no more than some, ends as the .png."""
-    monkeypatch.setattr(draw, "FRAMES", most)
+    monkeypatch.setattr(drawing, "FRAMES", most)
     flags = ["--weights", weights, "--n", 4, "--seed", 5, "--device", "cpu"]
     flags += ["--steps", steps] if folder == "ddim" else []
     call(folder, "sample", *flags, "--out", tmp_path / "a.png", "--animate", tmp_path / "a.gif")
@@ -212,7 +210,7 @@ def test_animation_runs_from_the_noise_to_the_picture(call, folder, steps, most,
         film.seek(frames - 1)
         last, drawn = grid(film, 2, 2), grid(picture, 2, 2)
     assert abs(last.astype(int) - drawn).max() < 17          # a film has 16 greys
-    noise = to_uint8(torch.cat([torch.randn(1, 1, 8, 8, generator=draw.generator_of(5, i))
+    noise = to_uint8(torch.cat([torch.randn(1, 1, 8, 8, generator=drawing.generator_of(5, i))
                                 for i in range(4)])).numpy()
     for cell, (top, left) in zip(noise[:, 0], [(1, 1), (1, 10), (10, 1), (10, 10)], strict=True):
         assert abs(first[top:top + 8, left:left + 8].astype(int) - cell).max() < 17
@@ -220,7 +218,7 @@ def test_animation_runs_from_the_noise_to_the_picture(call, folder, steps, most,
 
 def test_more_images_than_a_batch(call, monkeypatch, weights, tmp_path):
     """Drawn in batches of 4, seven images are seven different images."""
-    monkeypatch.setattr(draw, "BATCH", 4)
+    monkeypatch.setattr(drawing, "CPU_BATCH", 4)
     call("ddim", "sample", "--weights", weights, "--n", 7, "--steps", 3, "--device", "cpu", "--out",
          tmp_path / "a.npy")
     images = np.load(tmp_path / "a.npy", allow_pickle=False)
@@ -233,7 +231,7 @@ def test_shipped_model_is_the_default(call, tmp_path):
                   tmp_path / "a.npy")
     assert result.status == 0, result
     assert np.load(tmp_path / "a.npy", allow_pickle=False).shape == (2, 28, 28)
-    assert draw.WEIGHTS.stat().st_size < 8_000_000
+    assert SHIPPED.stat().st_size < 8_000_000
 
 
 # --- as processes, from another working directory -------------------------------------------------

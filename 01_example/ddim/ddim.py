@@ -7,19 +7,12 @@ an integer tensor t (N,) on x_t's device and returns its estimate of the noise i
 x_t: it is trained as DDPM's is, since both have the same marginals q(x_t | x_0). Noise comes from
 one generator for a batch, or from a list of them, one for each image.
 """
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-EpsModel = Callable[[Tensor, Tensor], Tensor]
-Generators = torch.Generator | Sequence[torch.Generator] | None
-
-
-def per_image(c: Tensor, x: Tensor) -> Tensor:
-    """The coefficient c, one for all images () or one each (N,), ready to multiply x (N, ...)."""
-    assert c.ndim == 0 or c.shape == x.shape[:1], f"{tuple(c.shape)} for {tuple(x.shape)}"
-    return c.to(x).view(-1, *[1] * (x.ndim - 1))
+from ddpm import EpsModel, Generators, at, noise_like, per_image, predict_x_0, q_sample
 
 
 def ddim_step(x_t: Tensor, t: int | Tensor, s: int | Tensor, eps: Tensor, alpha_bar: Tensor,
@@ -31,25 +24,25 @@ def ddim_step(x_t: Tensor, t: int | Tensor, s: int | Tensor, eps: Tensor, alpha_
     standard normal noise shaped like x_t. At s = 0 the predicted x_0 is returned.
     """
     assert eps.shape == z.shape == x_t.shape
-    a_t, a_s = alpha_bar[t], alpha_bar[s]
+    a_t, a_s = at(alpha_bar, t), at(alpha_bar, s)
     sigma = eta * ((1 - a_s) / (1 - a_t) * (1 - a_t / a_s)).sqrt()
-    x_0 = per_image(1 / a_t.sqrt(), x_t) * x_t - per_image((1 / a_t - 1).sqrt(), x_t) * eps
+    x_0 = predict_x_0(x_t, t, eps, alpha_bar)                       # predicted x_0
     if clip:
         x_0 = x_0.clamp(-1, 1)
         eps = (x_t - per_image(a_t.sqrt(), x_t) * x_0) / per_image((1 - a_t).sqrt(), x_t)
     return (per_image(a_s.sqrt(), x_t) * x_0
-            + per_image((1 - a_s - sigma**2).sqrt(), x_t) * eps
-            + per_image(sigma, x_t) * z)
+            + per_image((1 - a_s - sigma**2).sqrt(), x_t) * eps     # direction pointing to x_t
+            + per_image(sigma, x_t) * z)                            # random noise
 
 
 def sigma_hat_step(x_t: Tensor, t: int | Tensor, s: int | Tensor, eps: Tensor, alpha_bar: Tensor,
                    eta: float, z: Tensor, clip: bool = False) -> Tensor:
     """ddim_step with the larger noise sigma-hat, sqrt(1 - a_t / a_s), of DDPM's beta (section 5).
 
-    Only the noise is larger: the factor of eps keeps the sigma of eta, which is 1 in the paper. A
-    step to s = 0 adds none.
+    Only the noise is larger: the factor of eps keeps the sigma of eta (the paper takes eta = 1). A
+    step to s = 0 adds no noise.
     """
-    sigma_hat = (1 - alpha_bar[t] / alpha_bar[s]).sqrt() * (s > 0)
+    sigma_hat = (1 - at(alpha_bar, t) / at(alpha_bar, s)).sqrt() * (s > 0)
     quiet = ddim_step(x_t, t, s, eps, alpha_bar, eta, torch.zeros_like(z), clip)
     return quiet + per_image(sigma_hat, x_t) * z
 
@@ -70,13 +63,12 @@ def subsequence(T: int, S: int, kind: str = "linear") -> list[int]:
     raise ValueError(f"a sub-sequence is linear or quadratic, not {kind}")
 
 
-def noise_like(x: Tensor, generator: Generators = None) -> Tensor:
-    """Standard normal noise shaped like x (N, ...), drawn where the generator lives, or each's."""
-    if isinstance(generator, Sequence):
-        return torch.cat([noise_like(x_i, g)
-                          for x_i, g in zip(x.split(1), generator, strict=True)])
-    home = x.device if generator is None else generator.device
-    return torch.randn(x.shape, dtype=x.dtype, device=home, generator=generator).to(x.device)
+def check_times(tau: list[int], alpha_bar: Tensor) -> None:
+    """Raises: ValueError unless 1 <= tau_1 < ... < tau_S <= T, as the paper counts."""
+    T = len(alpha_bar) - 1
+    if not tau or list(tau) != sorted(set(tau)) or not 1 <= tau[0] <= tau[-1] <= T:
+        raise ValueError(f"tau must increase, from at least 1 to at most T = {T}; other codes count "
+                         f"from 0, or downwards: take subsequence({T}, S), not {list(tau)[:3]}...")
 
 
 @torch.no_grad()
@@ -85,9 +77,10 @@ def sample(eps_model: EpsModel, alpha_bar: Tensor, x_T: Tensor, tau: list[int], 
            ) -> Iterator[Tensor]:
     """Yields x at each earlier time of tau and at last x_0, each shaped like x_T, N(0, I) noise.
 
-    tau is increasing and ends at T, where x_T lives. `step` is ddim_step or sigma_hat_step. With
+    tau increases, 1 <= tau_1 < ... < tau_S <= T (else ValueError); x_T lives at its last time. `step` is ddim_step or sigma_hat_step. With
     eta = 0 no noise is drawn.
     """
+    check_times(tau, alpha_bar)
     x_t = x_T
     for t, s in zip(reversed(tau), reversed([0, *tau[:-1]]), strict=True):
         eps = eps_model(x_t, torch.full(x_t.shape[:1], t, device=x_t.device))
@@ -104,12 +97,11 @@ def encode(eps_model: EpsModel, alpha_bar: Tensor, x_0: Tensor, tau: list[int]) 
     eta = 0 undoes them, exactly only in the limit of many steps (section 5.4). No network has seen
     t = 0: there it is asked at t = 1.
     """
+    check_times(tau, alpha_bar)
     x_s = x_0
     for s, t in zip([0, *tau[:-1]], tau, strict=True):
         eps = eps_model(x_s, torch.full(x_s.shape[:1], max(s, 1), device=x_s.device))
-        a_s, a_t = alpha_bar[s], alpha_bar[t]
-        x_0 = per_image(1 / a_s.sqrt(), x_s) * x_s - per_image((1 / a_s - 1).sqrt(), x_s) * eps
-        x_s = per_image(a_t.sqrt(), x_s) * x_0 + per_image((1 - a_t).sqrt(), x_s) * eps
+        x_s = q_sample(predict_x_0(x_s, s, eps, alpha_bar), t, eps, alpha_bar)
         yield x_s
 
 

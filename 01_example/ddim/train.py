@@ -8,8 +8,8 @@ from pathlib import Path
 # In front, since this folder has a train.py too: this one.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ddpm"))
 
-from cli import run  # noqa: E402
-from train import main  # noqa: E402
+from machinery.cli import run
+from train import main
 
 if __name__ == "__main__":
     run(main)

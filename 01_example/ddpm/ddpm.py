@@ -3,9 +3,10 @@ r"""DDPM, the whole algorithm: noise schedules, q_sample, the loss, one step bac
 Equations are those of Ho, Jain and Abbeel 2020 (arXiv 2006.11239) unless another paper is named.
 Time is theirs: t = 1..T is noisy, t = 0 is clean data. A schedule is the tensor alpha_bar of T + 1
 float64 entries with alpha_bar[0] = 1, so alpha_bar[t] is read as written, and no step has a special
-case. Images x are (N, ...) tensors in [-1, 1]; `t` is one int, or an integer tensor (N,) on
-alpha_bar's device, one time per image. `eps_model(x_t, t)` is any callable that takes such a tensor
-t (on x_t's device) and returns its estimate of the noise in x_t, shaped like x_t.
+case. In the code a_t is short for alpha_bar[t], and a_s for alpha_bar[s] at an earlier time s (here
+t - 1). Images x are (N, ...) tensors in [-1, 1]; t is an int, or an integer tensor (N,) with one
+time per image. `eps_model(x_t, t)` is any callable that takes such a tensor t and returns its
+estimate of the noise in x_t, shaped like x_t.
 """
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,8 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 def linear_schedule(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tensor:
     """alpha_bar of a beta that grows linearly (section 4), rescaled by 1000 / T.
 
-    The rescaling (Nichol and Dhariwal 2021, section 4) keeps x_T close to pure noise at any T.
+    The factor keeps x_T close to pure noise for any T. It stands in the code of Nichol and Dhariwal
+    2021 (github.com/openai/improved-diffusion), not in their paper.
 
     Returns: alpha_bar, (T + 1,), float64.
     Raises: ValueError if T < 1 or a rescaled beta is not in (0, 1), as for T <= 20 by default.
@@ -30,7 +32,8 @@ def linear_schedule(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -
     if T < 1:
         raise ValueError(f"a schedule needs at least one step, not T = {T}")
     beta = torch.linspace(beta_1, beta_T, T, dtype=torch.float64) * (1000 / T)
-    if not (0 < beta.min() and max(beta_1, beta_T) * 1000 / T < 1):
+    ends = beta_1 * 1000 / T, beta_T * 1000 / T      # of T = 1, too, where beta holds beta_1 alone
+    if not (0 < min(ends) and max(ends) < 1):
         raise ValueError(f"the linear schedule rescaled to T = {T} has a beta outside (0, 1): "
                          "take more steps, or the cosine schedule")
     return _alpha_bar(beta)
@@ -63,8 +66,21 @@ SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule}
 
 # --- the forward process and its posterior --------------------------------------------------------
 
+def at(alpha_bar: Tensor, t: int | Tensor) -> Tensor:
+    """alpha_bar[t], () or (N,), wherever t is. Raises: ValueError if a time is not in 0..T."""
+    if isinstance(t, Tensor):
+        t = t.to(alpha_bar.device)
+    T, ends = len(alpha_bar) - 1, (t, t)
+    if isinstance(t, Tensor):       # a GPU's times are not looked at, since that would wait for it
+        ends = (int(t.min()), int(t.max())) if t.device.type == "cpu" and t.numel() else (0, 0)
+    if not 0 <= ends[0] <= ends[1] <= T:
+        raise ValueError(f"times go from 0 to T = {T}: there is no alpha_bar of {ends[0]}"
+                         + (f" to {ends[1]}" if ends[0] != ends[1] else ""))
+    return alpha_bar[t]
+
+
 def per_image(c: Tensor, x: Tensor) -> Tensor:
-    """The coefficient c, one for all images () or one each (N,), ready to multiply x (N, ...)."""
+    """The coefficient c, () for all images or (N,) for each, ready to multiply x (N, ...)."""
     assert c.ndim == 0 or c.shape == x.shape[:1], f"{tuple(c.shape)} for {tuple(x.shape)}"
     return c.to(x).view(-1, *[1] * (x.ndim - 1))
 
@@ -72,7 +88,7 @@ def per_image(c: Tensor, x: Tensor) -> Tensor:
 def q_sample(x_0: Tensor, t: int | Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
     """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (equation 4), for t = 0..T."""
     assert eps.shape == x_0.shape
-    a_t = alpha_bar[t]
+    a_t = at(alpha_bar, t)
     return per_image(a_t.sqrt(), x_0) * x_0 + per_image((1 - a_t).sqrt(), x_0) * eps
 
 
@@ -83,7 +99,7 @@ def q_posterior(x_0: Tensor, x_t: Tensor, t: int | Tensor, alpha_bar: Tensor
     Equations 6 and 7. At t = 1 the mean is x_0 and the variance 0, since alpha_bar[0] = 1.
     """
     assert x_0.shape == x_t.shape
-    a_t, a_s = alpha_bar[t], alpha_bar[t - 1]
+    a_t, a_s = at(alpha_bar, t), at(alpha_bar, t - 1)
     beta = 1 - a_t / a_s
     mean = (per_image(a_s.sqrt() * beta / (1 - a_t), x_t) * x_0
             + per_image((1 - beta).sqrt() * (1 - a_s) / (1 - a_t), x_t) * x_t)
@@ -94,91 +110,10 @@ def q_posterior(x_0: Tensor, x_t: Tensor, t: int | Tensor, alpha_bar: Tensor
 
 def l_simple(eps_model: EpsModel, x_0: Tensor, t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
     """The mean over images and pixels of (eps - eps_model(x_t, t))^2 (equation 14, Algorithm 1)."""
-    estimate = eps_model(q_sample(x_0, t, eps, alpha_bar), t.to(x_0.device))
+    x_t = q_sample(x_0, t, eps, alpha_bar)
+    estimate = eps_model(x_t, t)
     assert estimate.shape == eps.shape
     return (eps - estimate).square().mean()
-
-
-def l_vlb(eps_model: EpsModel, x_0: Tensor, t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
-    """The bound L itself, in nats a pixel: l_simple with equation 12's weight, sigma_t^2 = beta_t.
-
-    At t = 1, where the paper decodes pixels, this is the density of a Gaussian, up to a constant.
-    """
-    estimate = eps_model(q_sample(x_0, t, eps, alpha_bar), t.to(x_0.device))
-    a_t, a_s = alpha_bar[t], alpha_bar[t - 1]
-    weight = (1 - a_t / a_s) / (2 * (a_t / a_s) * (1 - a_t))
-    assert estimate.shape == eps.shape
-    return (per_image(weight, x_0) * (eps - estimate).square()).mean()
-
-
-def l_mu(mu_model: EpsModel, x_0: Tensor, t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
-    """The mean over images and pixels of (mu_tilde - mu_model(x_t, t))^2: the network predicts the
-    mean of the step back, mu_tilde of equation 7."""
-    return _mu_error(mu_model, x_0, t, eps, alpha_bar).square().mean()
-
-
-def l_mu_vlb(mu_model: EpsModel, x_0: Tensor, t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
-    """The bound L, in nats a pixel, of a network that predicts mu_tilde (equation 8)."""
-    beta = 1 - alpha_bar[t] / alpha_bar[t - 1]
-    error = _mu_error(mu_model, x_0, t, eps, alpha_bar)
-    return (per_image(1 / (2 * beta), x_0) * error.square()).mean()
-
-
-def _mu_error(mu_model: EpsModel, x_0: Tensor, t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
-    """mu_tilde - mu_model(x_t, t), like x_0."""
-    x_t = q_sample(x_0, t, eps, alpha_bar)
-    estimate = mu_model(x_t, t.to(x_0.device))
-    assert estimate.shape == x_0.shape
-    return q_posterior(x_0, x_t, t, alpha_bar)[0] - estimate
-
-
-def l_v(v_model: EpsModel, x_0: Tensor, t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
-    """The mean over images and pixels of (v - v_model(x_t, t))^2, for a network that predicts v.
-
-    v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0 (Salimans and Ho 2022, arXiv 2202.00512,
-    section 4) is eps where x_t is clean and -x_0 where it is noise: always what x_t hides.
-    """
-    estimate = v_model(q_sample(x_0, t, eps, alpha_bar), t.to(x_0.device))
-    a_t = alpha_bar[t]
-    v = per_image(a_t.sqrt(), x_0) * eps - per_image((1 - a_t).sqrt(), x_0) * x_0
-    assert estimate.shape == v.shape
-    return (v - estimate).square().mean()
-
-
-def mu_to_eps(mu: Tensor, x_t: Tensor, t: int | Tensor, alpha_bar: Tensor) -> Tensor:
-    """The noise in x_t, given the mean mu of the step back: equation 11 solved for eps."""
-    assert mu.shape == x_t.shape
-    a_t, a_s = alpha_bar[t], alpha_bar[t - 1]
-    towards = x_t - per_image((a_t / a_s).sqrt(), x_t) * mu
-    return per_image((1 - a_t).sqrt() / (1 - a_t / a_s), x_t) * towards
-
-
-def v_to_eps(v: Tensor, x_t: Tensor, t: int | Tensor, alpha_bar: Tensor) -> Tensor:
-    """eps = sqrt(alpha_bar_t) v + sqrt(1 - alpha_bar_t) x_t: the noise in x_t, given v."""
-    assert v.shape == x_t.shape
-    a_t = alpha_bar[t]
-    return per_image(a_t.sqrt(), x_t) * v + per_image((1 - a_t).sqrt(), x_t) * x_t
-
-
-def eps_model_of_v(v_model: EpsModel, alpha_bar: Tensor) -> EpsModel:
-    """A network that predicts v, as the eps_model that every sampler takes."""
-    return lambda x_t, t: v_to_eps(v_model(x_t, t), x_t, t.to(alpha_bar.device), alpha_bar)
-
-
-def eps_model_of_mu(mu_model: EpsModel, alpha_bar: Tensor) -> EpsModel:
-    """A network that predicts mu_tilde, as the eps_model that every sampler takes."""
-    return lambda x_t, t: mu_to_eps(mu_model(x_t, t), x_t, t.to(alpha_bar.device), alpha_bar)
-
-
-def eps_model_of_eps(eps_model: EpsModel, alpha_bar: Tensor) -> EpsModel:
-    """A network that predicts eps is one already."""
-    return eps_model
-
-
-# What a network predicts, and by which loss: the loss, and how the network becomes an eps_model.
-LOSSES = {"v": l_v, "eps": l_simple, "eps-vlb": l_vlb, "mu": l_mu, "mu-vlb": l_mu_vlb}
-EPS_MODELS = {"v": eps_model_of_v, "eps": eps_model_of_eps, "eps-vlb": eps_model_of_eps,
-              "mu": eps_model_of_mu, "mu-vlb": eps_model_of_mu}
 
 
 # --- sampling -------------------------------------------------------------------------------------
@@ -186,7 +121,7 @@ EPS_MODELS = {"v": eps_model_of_v, "eps": eps_model_of_eps, "eps-vlb": eps_model
 def predict_x_0(x_t: Tensor, t: int | Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
     """The x_0 that noise eps turns into x_t: q_sample solved for x_0 (equation 15)."""
     assert eps.shape == x_t.shape
-    a_t = alpha_bar[t]
+    a_t = at(alpha_bar, t)
     return per_image(1 / a_t.sqrt(), x_t) * x_t - per_image((1 / a_t - 1).sqrt(), x_t) * eps
 
 
@@ -194,14 +129,15 @@ def ddpm_step(x_t: Tensor, t: int | Tensor, eps: Tensor, alpha_bar: Tensor, z: T
               clip: bool = False) -> Tensor:
     """x_{t-1} from x_t and its predicted noise eps, with sigma_t^2 = beta_tilde_t (Algorithm 2).
 
-    Algorithm 2's mean is q_posterior's at the predicted x_0. `clip` first brings that x_0 back to
-    [-1, 1], where images live. z is standard normal noise shaped like x_t; at t = 1 its factor
-    is 0.
+    `clip` first brings the predicted x_0 back to [-1, 1], where images live. z is standard normal
+    noise shaped like x_t; at t = 1 its factor is 0.
     """
     assert z.shape == x_t.shape
     x_0 = predict_x_0(x_t, t, eps, alpha_bar)
     if clip:
         x_0 = x_0.clamp(-1, 1)
+    # Algorithm 2, line 4. Without the clip this mean is the paper's
+    # (x_t - beta_t / sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_t), by equations 7 and 15.
     mean, variance = q_posterior(x_0, x_t, t, alpha_bar)
     return mean + variance.sqrt() * z
 

@@ -7,25 +7,23 @@ writes samples.png, 64 digits of the model that is shipped, in about a minute on
 """
 from functools import partial
 
-from checkpoint import load_model
-from cli import run
-from ddpm import EPS_MODELS, sample
-from device import fast
-from draw import generate, prepare_outputs, sampling_parser, save
-from parallel import group
+from ddpm import sample
+from machinery.cli import run
+from machinery.drawing import prepare_outputs, sampling_parser, save
+from machinery.processes import group
+from model import SHIPPED, Model
 
 
 def main(argv: list[str] | None = None) -> None:
     """Draws --n images. Raises: OSError for a file that cannot be read or written."""
-    parser = sampling_parser(__doc__)
+    parser = sampling_parser(__doc__, SHIPPED)
     args = parser.parse_args(argv)
     prepare_outputs(args, parser)
     with group(args.device, parser):
-        network, alpha_bar, config = load_model(args.weights, args.device)
-        eps_model = EPS_MODELS[config["predict"]](fast(network), alpha_bar)
-        sampler, steps = partial(sample, clip=True), len(alpha_bar) - 1
-        save(*generate(sampler, steps, eps_model, alpha_bar, args.n, config["size"], args.seed,
-                       args.device), args)
+        model = Model.load(args.weights, args.device)
+        images, frames = model.draw(partial(sample, clip=True), n=args.n, seed=args.seed,
+                                    steps=model.T)
+        save(images, frames, args)
 
 
 if __name__ == "__main__":

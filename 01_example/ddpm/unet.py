@@ -1,4 +1,5 @@
-r"""The U-Net: a network that looks at a noisy image x_t and its time t and names the noise in it.
+r"""The U-Net: a network that looks at a noisy image x_t and its time t, and predicts what it was
+trained to predict: v by default, or eps, or mu (objectives.py).
 
 Two resolutions, one residual block on each side of each, attention only on the small maps. The
 image enters folded: each 2 x 2 square of pixels becomes one position with four channels
@@ -67,7 +68,7 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """eps_theta(x_t, t): images (N, 1, H, W) and times (N,) in, predicted noise (N, 1, H, W) out.
+    """Images (N, 1, H, W) and times (N,) in; a prediction, v by default, (N, 1, H, W) out.
 
     H and W are multiples of 4, such as MNIST's 28 and 8; `width` is the number of channels at half
     the resolution, twice as many work at a quarter.

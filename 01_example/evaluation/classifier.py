@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data import to_unit
-from device import fast
-from files import write
+from machinery.devices import autocast
+from machinery.files import write
 
 SHIPPED = Path(__file__).resolve().parents[1] / "weights" / "classifier.safetensors"
 BATCH = 128
@@ -49,7 +49,7 @@ def fit(images: Tensor, labels: Tensor, epochs: int, seed: int, device: torch.de
     images, labels, steps = images.to(device), labels.to(device), max(1, len(images) // BATCH)
     optimizer = torch.optim.Adam(network.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, epochs * steps)
-    logits = fast(network)
+    logits = autocast(network)
     for _ in tqdm(range(epochs), unit="epoch", desc="classifier", leave=False):
         for batch in torch.randperm(len(images)).to(device).split(BATCH)[:steps]:
             moved = torch.roll(images[batch], torch.randint(-SHIFT, SHIFT + 1, (2,)).tolist(),
@@ -63,7 +63,7 @@ def fit(images: Tensor, labels: Tensor, epochs: int, seed: int, device: torch.de
 
 
 @torch.no_grad()
-def look(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
+def classify(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
     """Features (N, 96), float64, and class probabilities (N, 10), of uint8 images; on the CPU."""
     home = next(network.parameters()).device
     features = [network.features(to_unit(part.to(home))) for part in images.split(500)]
@@ -73,7 +73,7 @@ def look(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
 
 def accuracy(network: Classifier, images: Tensor, labels: Tensor) -> float:
     """The share of the uint8 images whose most probable class is the label."""
-    return (look(network, images)[1].argmax(1) == labels).double().mean().item()
+    return (classify(network, images)[1].argmax(1) == labels).double().mean().item()
 
 
 def save_classifier(path: Path, network: Classifier, card: dict) -> None:

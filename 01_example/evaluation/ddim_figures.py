@@ -12,23 +12,25 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-EXAMPLE = Path(__file__).resolve().parents[1]
 # The evaluation judges what ddpm/ and ddim/ make.
-sys.path[1:1] = [str(EXAMPLE / name) for name in ("ddpm", "ddim")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ddim"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ddpm"))
 
-import torch  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from torch import Tensor  # noqa: E402
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
 
-from cli import Parser, count, run, seed  # noqa: E402
-from data import to_uint8  # noqa: E402
-from ddim import sample, slerp, subsequence  # noqa: E402
-from ddpm import noise_like  # noqa: E402
-from device import device  # noqa: E402
-from draw import WEIGHTS, generator_of  # noqa: E402
-from model import Model, digest  # noqa: E402
-from results import Results  # noqa: E402
-from sheet import sheet  # noqa: E402
+from data import to_uint8
+from ddim import sample, slerp, subsequence
+from ddpm import noise_like
+from image_table import image_table
+from machinery.cli import Parser, count_flag, run, seed_flag
+from machinery.devices import device_flag
+from machinery.drawing import generator_of
+from model import SHIPPED, Model, digest
+from results import Results
+
+EXAMPLE = Path(__file__).resolve().parents[1]
 
 STEPS = (10, 20, 50, 100, 1000)
 SHOWN = 8                # images a row of figure 5
@@ -37,7 +39,7 @@ PAIRS, SHARES = 5, 11    # rows and columns of figure 6
 
 def noise(model: Model, n: int, seed: int) -> Tensor:
     """x_T of the first n images of that seed."""
-    empty = torch.empty(n, 1, model.config["size"], model.config["size"], device=model.device)
+    empty = torch.empty(n, 1, model.config.size, model.config.size, device=model.device)
     return noise_like(empty, [generator_of(seed, i) for i in range(n)])
 
 
@@ -64,7 +66,7 @@ def difference(a: Tensor, b: Tensor) -> float:
     return round(127.5 * (a - b).square().mean().sqrt().item(), 2)
 
 
-def tell(results: Results, model: Model, seed: int) -> None:
+def report(results: Results, model: Model, seed: int) -> None:
     """The table and the three figures."""
     cells = [results.cells[f"S {S}"] for S in STEPS]
     results.text(["", *(f"S = {S}" for S in STEPS)], [
@@ -83,24 +85,26 @@ def tell(results: Results, model: Model, seed: int) -> None:
     results.figure(figure, "figure_4")
     x_T = noise(model, SHOWN, seed)
     rows = [to_uint8(decode(model, x_T, S)) for S in STEPS]
-    results.figure(sheet(rows, [f"$S$ = {S}" for S in STEPS], "the same $x_T$ in each column"),
+    results.figure(image_table(
+        rows, [f"$S$ = {S}" for S in STEPS], "the same $x_T$ in each column"),
                    "figure_5")
     ends = noise(model, 2 * PAIRS, seed + 1)
     arcs = torch.stack([slerp(ends[:PAIRS], ends[PAIRS:], k / (SHARES - 1))
                         for k in range(SHARES)], 1)                    # (PAIRS, SHARES, 1, H, W)
     rows = [to_uint8(decode(model, arc, 50)) for arc in arcs]
-    results.figure(sheet(rows, [""] * PAIRS, "share of the arc, from 0 to 1"), "figure_6")
+    results.figure(image_table(rows, [""] * PAIRS, "share of the arc, from 0 to 1"), "figure_6")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Draws all three. Raises: OSError for a file that cannot be read or written."""
     parser = Parser(__doc__)
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="a model.safetensors")
-    parser.add_argument("--n", type=count, default=16, help="images that are timed and compared")
-    parser.add_argument("--seed", type=seed, default=0, help="of the noise")
+    parser.add_argument("--weights", type=Path, default=SHIPPED, help="a model.safetensors")
+    parser.add_argument("--n", type=count_flag, default=16,
+                        help="images that are timed and compared")
+    parser.add_argument("--seed", type=seed_flag, default=0, help="of the noise")
     parser.add_argument("--out", type=Path, default=EXAMPLE / "ddim/results/figures.json",
                         help="a .json; the table and the figures stand beside it")
-    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--device", type=device_flag, default="auto", help="auto, cpu, cuda or mps")
     args = parser.parse_args(argv)
     model = Model.load(args.weights, args.device)
     if model.T != STEPS[-1]:
@@ -114,7 +118,7 @@ def main(argv: list[str] | None = None) -> None:
         return decode(model, x_T, model.T).cpu()
     for S in STEPS:
         results.cell(f"S {S}", consistency, model, x_T, S, all_steps)
-    tell(results, model, args.seed)
+    report(results, model, args.seed)
 
 
 if __name__ == "__main__":

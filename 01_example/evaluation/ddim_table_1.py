@@ -9,20 +9,22 @@ predicted x_0, and take DDPM's own sampler. --all adds the column S = 1000, whic
 import sys
 from pathlib import Path
 
-EXAMPLE = Path(__file__).resolve().parents[1]
 # The evaluation judges what ddpm/ and ddim/ make.
-sys.path[1:1] = [str(EXAMPLE / name) for name in ("ddpm", "ddim")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ddim"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ddpm"))
 
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.figure import Figure
 
-from cli import Parser, count, run, seed  # noqa: E402
-from data import FOLDER  # noqa: E402
-from ddim import ddim_step, sigma_hat_step  # noqa: E402
-from device import device  # noqa: E402
-from draw import WEIGHTS  # noqa: E402
-from judge import LEAST, Judge  # noqa: E402
-from model import Model, digest  # noqa: E402
-from results import Results  # noqa: E402
+from data import FOLDER
+from ddim import ddim_step, sigma_hat_step
+from judge import LEAST, Judge
+from machinery.cli import Parser, count_flag, run, seed_flag
+from machinery.devices import device_flag
+from model import SHIPPED, Model, digest
+from results import Results
+from samplers import draw_ddim, draw_ddpm
+
+EXAMPLE = Path(__file__).resolve().parents[1]
 
 STEPS = (10, 20, 50, 100)
 ALL_STEPS = 1000
@@ -39,10 +41,10 @@ COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00")
 def fill(results: Results, model: Model, judge: Judge, n: int, seed: int, steps: tuple) -> None:
     """Every cell: cheap columns first, so that an early interrupt loses least."""
     def by_ddim(**settings) -> dict:
-        return judge.measure(model.ddim(n, seed, **settings))
+        return judge.measure(draw_ddim(model, n, seed, **settings))
 
     def by_ddpm(**settings) -> dict:
-        return judge.measure(model.ddpm(n, seed, **settings))
+        return judge.measure(draw_ddpm(model, n, seed, **settings))
     results.cell("real against real", judge.floor, n)
     for S in steps:
         for spacing in ("linear", "quadratic")[:1 if S == model.T else 2]:   # T: the same times
@@ -66,7 +68,7 @@ def number(cell: dict | None) -> str:
     return f"{cell['frechet']:.2f} +- {cell['standard_error']:.2f}" if cell else ""
 
 
-def tell(results: Results) -> None:
+def report(results: Results) -> None:
     """The table, ours above the paper's, and the figure."""
     cells, floor, rows = results.cells, results.cells["real against real"], []
     columns = (*STEPS, ALL_STEPS)
@@ -102,25 +104,25 @@ def tell(results: Results) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Fills the table. Raises: OSError for a file that cannot be read or written."""
     parser = Parser(__doc__)
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="a model.safetensors")
-    parser.add_argument("--n", type=count, default=600, help="images of each cell")
+    parser.add_argument("--weights", type=Path, default=SHIPPED, help="a model.safetensors")
+    parser.add_argument("--n", type=count_flag, default=600, help="images of each cell")
     parser.add_argument("--all", action="store_true", help="fill the column S = 1000 too")
-    parser.add_argument("--seed", type=seed, default=0, help="of the noise")
+    parser.add_argument("--seed", type=seed_flag, default=0, help="of the noise")
     parser.add_argument("--out", type=Path, default=EXAMPLE / "ddim/results/table_1.json",
                         help="a .json; the table and the figure stand beside it")
     parser.add_argument("--data-dir", type=Path, default=FOLDER, help="where MNIST is")
-    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--device", type=device_flag, default="auto", help="auto, cpu, cuda or mps")
     args = parser.parse_args(argv)
     if not LEAST <= args.n <= 60_000:
         parser.error(f"--n {args.n}: take from {LEAST}, for a covariance of 96 features, to 60,000")
     model = Model.load(args.weights, args.device)
-    if model.config["dataset"] != "mnist" or model.T != ALL_STEPS:
+    if model.config.dataset != "mnist" or model.T != ALL_STEPS:
         parser.error(f"--weights {args.weights}: the table needs a model of mnist with T = 1000")
     results = Results(args.out, {"weights": digest(args.weights), "n": args.n, "seed": args.seed},
                       parser)
     fill(results, model, Judge(args.device, args.data_dir), args.n, args.seed,
          (*STEPS, ALL_STEPS) if args.all else STEPS)
-    tell(results)
+    report(results)
 
 
 if __name__ == "__main__":

@@ -11,22 +11,24 @@ import sys
 from collections import deque
 from pathlib import Path
 
-EXAMPLE = Path(__file__).resolve().parents[1]
 # The evaluation judges what ddpm/ and ddim/ make.
-sys.path[1:1] = [str(EXAMPLE / name) for name in ("ddpm", "ddim")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ddim"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ddpm"))
 
-import torch  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import torch
+from matplotlib.figure import Figure
+from tqdm import tqdm
 
-from cli import Parser, count, run  # noqa: E402
-from data import FOLDER, mnist, to_unit  # noqa: E402
-from ddim import encode, sample, subsequence  # noqa: E402
-from device import device  # noqa: E402
-from draw import BATCH, WEIGHTS  # noqa: E402
-from model import Model, digest  # noqa: E402
-from results import Results  # noqa: E402
+from data import FOLDER, mnist, to_unit
+from ddim import encode, sample, subsequence
+from machinery.cli import Parser, count_flag, run
+from machinery.devices import device_flag
+from model import SHIPPED, Model, digest
+from results import Results
 
+EXAMPLE = Path(__file__).resolve().parents[1]
+
+BATCH = 250      # images at once
 PAPER = {10: 0.014, 20: 0.0065, 50: 0.0023, 100: 0.0009, 200: 0.0004, 500: 0.0001, 1000: 0.0001}
 
 
@@ -49,7 +51,7 @@ def restore(model: Model, images: torch.Tensor, steps: int) -> dict:
             "mean_square_of_codes": round(squares.mean().item(), 4)}
 
 
-def tell(results: Results) -> None:
+def report(results: Results) -> None:
     """The table and the figure."""
     cells = [results.cells[f"S {steps}"] for steps in PAPER]
     results.text(["S", *map(str, PAPER)], [
@@ -72,23 +74,23 @@ def tell(results: Results) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Fills the table. Raises: OSError for a file that cannot be read or written."""
     parser = Parser(__doc__)
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="a model.safetensors")
-    parser.add_argument("--n", type=count, default=50, help="test images, at most 10,000")
+    parser.add_argument("--weights", type=Path, default=SHIPPED, help="a model.safetensors")
+    parser.add_argument("--n", type=count_flag, default=50, help="test images, at most 10,000")
     parser.add_argument("--out", type=Path, default=EXAMPLE / "ddim/results/table_2.json",
                         help="a .json; the table and the figure stand beside it")
     parser.add_argument("--data-dir", type=Path, default=FOLDER, help="where MNIST is")
-    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--device", type=device_flag, default="auto", help="auto, cpu, cuda or mps")
     args = parser.parse_args(argv)
     if not 2 <= args.n <= 10_000:
         parser.error(f"--n {args.n}: MNIST has 10,000 test images, and an error needs two")
     model = Model.load(args.weights, args.device)
-    if model.config["dataset"] != "mnist" or model.T != 1000:
+    if model.config.dataset != "mnist" or model.T != 1000:
         parser.error(f"--weights {args.weights}: the table needs a model of mnist with T = 1000")
     results = Results(args.out, {"weights": digest(args.weights), "n": args.n}, parser)
     images = mnist(args.data_dir, train=False)[:args.n]
     for steps in PAPER:
         results.cell(f"S {steps}", restore, model, images, steps)
-    tell(results)
+    report(results)
 
 
 if __name__ == "__main__":

@@ -9,23 +9,25 @@ images of MNIST mixed after t steps of noise, then denoised (figure 8).
 import sys
 from pathlib import Path
 
-EXAMPLE = Path(__file__).resolve().parents[1]
 # The evaluation judges what ddpm/ and ddim/ make.
-sys.path[1:1] = [str(EXAMPLE / name) for name in ("ddpm", "ddim")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ddim"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ddpm"))
 
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
-from tqdm import trange  # noqa: E402
+import torch
+from torch import Tensor
+from tqdm import trange
 
-from cli import Parser, run, seed  # noqa: E402
-from data import FOLDER, mnist, to_uint8, to_unit  # noqa: E402
-from ddpm import ddpm_step, noise_like, predict_x_0, q_sample  # noqa: E402
-from device import device  # noqa: E402
-from draw import WEIGHTS, generator_of  # noqa: E402
-from files import prepare  # noqa: E402
-from model import Model  # noqa: E402
-from results import save_figure  # noqa: E402
-from sheet import sheet  # noqa: E402
+from data import FOLDER, mnist, to_uint8, to_unit
+from ddpm import ddpm_step, noise_like, predict_x_0, q_sample
+from image_table import image_table
+from machinery.cli import Parser, run, seed_flag
+from machinery.devices import device_flag
+from machinery.drawing import generator_of
+from machinery.files import prepare
+from model import SHIPPED, Model
+from results import save_figure
+
+EXAMPLE = Path(__file__).resolve().parents[1]
 
 SHOWN = 8                                          # rows of both pictures
 BELIEFS = (1000, 900, 800, 700, 600, 500, 400, 300, 200, 100, 1)
@@ -48,7 +50,7 @@ def down(model: Model, x_t: Tensor, t: int, generators: list[torch.Generator], l
 
 def progressive(model: Model, seed: int) -> list[Tensor]:
     """For each of SHOWN images, its beliefs on the way and then itself, (times + 1, 1, H, W)."""
-    size, generators = model.config["size"], [generator_of(seed, i) for i in range(SHOWN)]
+    size, generators = model.config.size, [generator_of(seed, i) for i in range(SHOWN)]
     x_T = noise_like(torch.empty(SHOWN, 1, size, size, device=model.device), generators)
     x_0, beliefs = down(model, x_T, model.T, generators, BELIEFS)
     return list(torch.stack([*beliefs, to_uint8(x_0)], 1))
@@ -69,21 +71,21 @@ def mixtures(model: Model, images: Tensor, t: int, seed: int) -> Tensor:
 def main(argv: list[str] | None = None) -> None:
     """Draws both. Raises: OSError for a file that cannot be read or written."""
     parser = Parser(__doc__)
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="a model.safetensors")
-    parser.add_argument("--seed", type=seed, default=0, help="of the noise")
+    parser.add_argument("--weights", type=Path, default=SHIPPED, help="a model.safetensors")
+    parser.add_argument("--seed", type=seed_flag, default=0, help="of the noise")
     parser.add_argument("--out", type=Path, default=EXAMPLE / "ddpm/results", help="a folder")
     parser.add_argument("--data-dir", type=Path, default=FOLDER, help="where MNIST is")
-    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--device", type=device_flag, default="auto", help="auto, cpu, cuda or mps")
     args = parser.parse_args(argv)
     model = Model.load(args.weights, args.device)
-    if model.config["dataset"] != "mnist" or model.T != BELIEFS[0]:
+    if model.config.dataset != "mnist" or model.T != BELIEFS[0]:
         parser.error(f"--weights {args.weights}: the pictures need a model of mnist with T = 1000")
     prepare(args.out / "progressive.png")
     images = mnist(args.data_dir, train=False)[:2]                     # a seven and a two
-    save_figure(args.out / "progressive.png", sheet(
+    save_figure(args.out / "progressive.png", image_table(
         progressive(model, args.seed), [""] * SHOWN, "$t$, down to $x_0$",
         [*map(str, BELIEFS), "$x_0$"]))
-    save_figure(args.out / "interpolation.png", sheet(
+    save_figure(args.out / "interpolation.png", image_table(
         [mixtures(model, images, t, args.seed) for t in TIMES], [f"$t$ = {t}" for t in TIMES],
         "share of the second image", [f"{share:g}" for share in SHARES]))
 

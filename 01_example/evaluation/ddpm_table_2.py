@@ -13,19 +13,23 @@ import statistics
 import sys
 from pathlib import Path
 
-EXAMPLE = Path(__file__).resolve().parents[1]
 # The evaluation judges what ddpm/ and ddim/ make.
-sys.path[1:1] = [str(EXAMPLE / name) for name in ("ddpm", "ddim")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ddim"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ddpm"))
 
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.figure import Figure
 
-from cli import Parser, count, run  # noqa: E402
-from data import FOLDER, mnist  # noqa: E402
-from device import device  # noqa: E402
-from judge import LEAST, Judge  # noqa: E402
-from model import Model  # noqa: E402
-from results import Results  # noqa: E402
-from train import Training, width  # noqa: E402
+from data import FOLDER, mnist
+from judge import LEAST, Judge
+from machinery.cli import Parser, count_flag, run
+from machinery.devices import device_flag
+from model import Config, Model
+from results import Results
+from samplers import draw_ddim
+from train import width_flag
+from training import Training
+
+EXAMPLE = Path(__file__).resolve().parents[1]
 
 KINDS = {   # row: what the network predicts and by which loss, schedule, the paper's FID on CIFAR10
     "mu, L": ("mu-vlb", "linear", "13.22"),
@@ -42,15 +46,15 @@ BATCH_SIZE, LEARNING_RATE, TIMESTEPS = 128, 2e-3, 1000
 def parse(argv: list[str] | None):
     """The flags."""
     parser = Parser(__doc__)
-    parser.add_argument("--epochs", type=count, default=2, help="passes over MNIST, of each")
-    parser.add_argument("--width", type=width, default=16, help="channels of each U-Net")
-    parser.add_argument("--n", type=count, default=500, help="samples of each")
-    parser.add_argument("--steps", type=count, default=50,
+    parser.add_argument("--epochs", type=count_flag, default=2, help="passes over MNIST, of each")
+    parser.add_argument("--width", type=width_flag, default=16, help="channels of each U-Net")
+    parser.add_argument("--n", type=count_flag, default=500, help="samples of each")
+    parser.add_argument("--steps", type=count_flag, default=50,
                         help="of the sampler: DDIM's with eta = 1, which with 1000 is DDPM's")
     parser.add_argument("--out", type=Path, default=EXAMPLE / "ddpm/results/table_2.json",
                         help="a .json; the table and the figure stand beside it")
     parser.add_argument("--data-dir", type=Path, default=FOLDER, help="where MNIST is")
-    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--device", type=device_flag, default="auto", help="auto, cpu, cuda or mps")
     args = parser.parse_args(argv)
     if args.n < LEAST:
         parser.error(f"--n {args.n}: take {LEAST} or more, for a covariance of 96 features")
@@ -60,23 +64,23 @@ def parse(argv: list[str] | None):
 def train_and_measure(kind: str, seed: int, args, images, judge: Judge) -> dict:
     """The Frechet distance, and its standard error, of samples from both kinds of weights."""
     predict, schedule, _ = KINDS[kind]
-    config = {"dataset": "mnist", "size": 28, "epochs": args.epochs, "batch_size": BATCH_SIZE,
-              "lr": LEARNING_RATE, "timesteps": TIMESTEPS, "schedule": schedule,
-              "predict": predict, "width": args.width, "seed": seed}
+    config = Config(epochs=args.epochs, batch_size=BATCH_SIZE, lr=LEARNING_RATE,
+                    timesteps=TIMESTEPS, schedule=schedule, predict=predict, width=args.width,
+                    seed=seed)
     training = Training(config, images, args.device)
-    training.forward = training.network                  # not bfloat16
+    training.model = training.network                   # not bfloat16
     for _ in range(args.epochs):
         training.epoch()
     measured = {"loss": training.log[-1]["loss"]}
-    for name, network in (("averaged", training.average), ("last", training.network)):
-        model = Model(network, training.alpha_bar, training.config, args.device)
-        samples = judge.measure(model.ddim(args.n, seed, args.steps, eta=1.0))
+    for name, network in (("averaged", training.ema), ("last", training.network)):
+        model = Model(network, config, precise=True)
+        samples = judge.measure(draw_ddim(model, args.n, seed, args.steps, eta=1.0))
         measured[name] = samples["frechet"]
         measured[f"{name}, standard error"] = samples["standard_error"]
     return measured
 
 
-def tell(results: Results, floor: dict) -> None:
+def report(results: Results, floor: dict) -> None:
     """The table, and the figure: a dot a seed."""
     rows, figure = [], Figure(figsize=(7, 3.2), layout="constrained")
     ax = figure.subplots()
@@ -111,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
         for kind in KINDS:
             results.cell(f"{kind}, seed {seed}", train_and_measure, kind, seed, args, images,
                          judge)
-    tell(results, floor)
+    report(results, floor)
 
 
 if __name__ == "__main__":

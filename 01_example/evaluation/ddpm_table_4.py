@@ -11,23 +11,25 @@ import math
 import sys
 from pathlib import Path
 
-EXAMPLE = Path(__file__).resolve().parents[1]
 # The evaluation judges what ddpm/ and ddim/ make.
-sys.path[1:1] = [str(EXAMPLE / name) for name in ("ddpm", "ddim")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ddim"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ddpm"))
 
-import torch  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import torch
+from matplotlib.figure import Figure
+from tqdm import tqdm
 
-from cli import Parser, count, run  # noqa: E402
-from data import FOLDER, mnist, to_unit  # noqa: E402
-from ddpm import noise_like  # noqa: E402
-from device import device  # noqa: E402
-from draw import BATCH, WEIGHTS  # noqa: E402
-from likelihood import prior_bits, terms  # noqa: E402
-from model import Model, digest  # noqa: E402
-from results import Results  # noqa: E402
+from data import FOLDER, mnist, to_unit
+from ddpm import noise_like
+from likelihood import prior_bits, terms
+from machinery.cli import Parser, count_flag, run
+from machinery.devices import device_flag
+from model import SHIPPED, Model, digest
+from results import Results
 
+EXAMPLE = Path(__file__).resolve().parents[1]
+
+BATCH = 250      # images of a cell
 PAPER = {   # reverse steps: rate in bits/dim, RMSE of 0..255 (CIFAR10)
     1000: (1.77581, 0.95136), 900: (0.11994, 12.02277), 800: (0.05415, 18.47482),
     700: (0.02866, 24.43656), 600: (0.01507, 30.80948), 500: (0.00716, 38.03236),
@@ -58,7 +60,7 @@ def mean_and_error(values: list[float]) -> str:
     return f"{values.mean():.3f} +- {values.std() / math.sqrt(len(values)):.3f}"
 
 
-def tell(results: Results, T: int) -> None:
+def report(results: Results, T: int) -> None:
     """The tables, and the figure: rate and distortion, and where the bits go."""
     cells = list(results.cells.values())
     n = sum(len(cell["bits_of_each_image"]) for cell in cells)
@@ -94,16 +96,16 @@ def tell(results: Results, T: int) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Fills the table. Raises: OSError for a file that cannot be read or written."""
     parser = Parser(__doc__)
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="a model.safetensors")
-    parser.add_argument("--n", type=count, default=250, help="test images, at most 10,000")
+    parser.add_argument("--weights", type=Path, default=SHIPPED, help="a model.safetensors")
+    parser.add_argument("--n", type=count_flag, default=250, help="test images, at most 10,000")
     parser.add_argument("--out", type=Path, default=EXAMPLE / "ddpm/results/table_4.json",
                         help="a .json; the table and the figure stand beside it")
     parser.add_argument("--data-dir", type=Path, default=FOLDER, help="where MNIST is")
-    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--device", type=device_flag, default="auto", help="auto, cpu, cuda or mps")
     args = parser.parse_args(argv)
     model = Model.load(args.weights, args.device)
-    if model.config["dataset"] != "mnist":
-        parser.error(f"--weights {args.weights} knows {model.config['dataset']}, not mnist")
+    if model.config.dataset != "mnist":
+        parser.error(f"--weights {args.weights} knows {model.config.dataset}, not mnist")
     if not 2 <= args.n <= 10_000:
         parser.error(f"--n {args.n}: MNIST has 10,000 test images, and an error needs two")
     if model.T % 10:
@@ -113,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     for k, part in enumerate(images.split(BATCH)):
         results.cell(f"images {k * BATCH} to {k * BATCH + len(part) - 1}",
                      all_terms, model, part, k)
-    tell(results, model.T)
+    report(results, model.T)
 
 
 if __name__ == "__main__":

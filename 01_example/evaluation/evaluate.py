@@ -13,38 +13,40 @@ import time
 from pathlib import Path
 
 # The evaluation judges what ddpm/ and ddim/ make.
-sys.path[1:1] = [str(Path(__file__).resolve().parents[1] / name) for name in ("ddpm", "ddim")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ddim"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ddpm"))
 
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
+import torch
+from torch import Tensor
 
-from cli import Parser, count, fraction, run, seed  # noqa: E402
-from data import FOLDER  # noqa: E402
-from device import device  # noqa: E402
-from draw import WEIGHTS  # noqa: E402
-from files import prepare, write  # noqa: E402
-from judge import LEAST, Judge, summary  # noqa: E402
-from model import Model, digest  # noqa: E402
-from parallel import group, one_first, rank  # noqa: E402
+from data import FOLDER
+from judge import LEAST, Judge, summary
+from machinery.cli import Parser, count_flag, fraction_flag, run, seed_flag
+from machinery.devices import device_flag
+from machinery.files import prepare, write
+from machinery.processes import group, local_first, rank
+from model import SHIPPED, Model, digest
+from samplers import draw_ddim, draw_ddpm
 
 
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, Parser]:
     """The flags."""
     parser = Parser(__doc__)
-    parser.add_argument("--weights", type=Path, default=WEIGHTS,
+    parser.add_argument("--weights", type=Path, default=SHIPPED,
                         help="a model.safetensors of train.py")
     parser.add_argument("--sampler", choices=("ddpm", "ddim"), default="ddim", help="which one")
-    parser.add_argument("--steps", type=count, default=50, help="S, of ddim (ddpm takes all)")
-    parser.add_argument("--eta", type=fraction, default=0.0, help="of ddim: its share of noise")
+    parser.add_argument("--steps", type=count_flag, default=50, help="S, of ddim (ddpm takes all)")
+    parser.add_argument("--eta", type=fraction_flag, default=0.0,
+                        help="of ddim: its share of noise")
     parser.add_argument("--spacing", choices=("linear", "quadratic"), default="linear",
                         help="of ddim's times")
-    parser.add_argument("--n", type=count, default=10_000, help="number of images")
+    parser.add_argument("--n", type=count_flag, default=10_000, help="number of images")
     parser.add_argument("--train-on-samples", action="store_true",
                         help="also train a classifier on the samples alone, and test it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the numbers")
-    parser.add_argument("--seed", type=seed, default=0, help="of the noise")
+    parser.add_argument("--seed", type=seed_flag, default=0, help="of the noise")
     parser.add_argument("--data-dir", type=Path, default=FOLDER, help="where MNIST is")
-    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--device", type=device_flag, default="auto", help="auto, cpu, cuda or mps")
     args = parser.parse_args(argv)
     if not LEAST <= args.n <= 60_000:
         parser.error(f"--n {args.n}: take {LEAST} or more, for a covariance of 96 features, and no "
@@ -57,8 +59,8 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, Parser]:
 def open_model(args: argparse.Namespace, parser: Parser) -> Model:
     """The model that the flags name, which must draw what MNIST has, in so many steps."""
     model = Model.load(args.weights, args.device)
-    if model.config["dataset"] != "mnist":
-        parser.error(f"--weights {args.weights} draws {model.config['dataset']}: the classifier "
+    if model.config.dataset != "mnist":
+        parser.error(f"--weights {args.weights} draws {model.config.dataset}: the classifier "
                      "knows mnist only")
     if args.steps > model.T:
         parser.error(f"--steps {args.steps}: the model's chain has {model.T} steps")
@@ -68,8 +70,8 @@ def open_model(args: argparse.Namespace, parser: Parser) -> Model:
 def draw(model: Model, args: argparse.Namespace) -> Tensor:
     """The images that the flags ask for."""
     if args.sampler == "ddpm":
-        return model.ddpm(args.n, args.seed)
-    return model.ddim(args.n, args.seed, args.steps, args.eta, args.spacing)
+        return draw_ddpm(model, args.n, args.seed)
+    return draw_ddim(model, args.n, args.seed, args.steps, args.eta, args.spacing)
 
 
 def show(result: dict) -> None:
@@ -93,7 +95,7 @@ def main(argv: list[str] | None = None) -> None:
     args, parser = parse(argv)
     with group(args.device, parser):
         model = open_model(args, parser)
-        with one_first():                               # that downloads MNIST, if it must be
+        with local_first():                               # that downloads MNIST, if it must be
             judge = Judge(args.device, args.data_dir)
         began = time.perf_counter()
         images = draw(model, args)

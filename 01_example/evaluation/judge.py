@@ -4,7 +4,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from classifier import SHIPPED, accuracy, fit, load_classifier, look
+from classifier import SHIPPED, accuracy, classify, fit, load_classifier
 from data import FOLDER, mnist, mnist_with_labels
 from frechet import frechet_distance, standard_error
 
@@ -23,14 +23,14 @@ class Judge:
         self.device, self.data_dir = device, data_dir
         self.network = load_classifier(SHIPPED, device)
         self.test, self.labels = mnist_with_labels(data_dir, train=False)
-        self.features, self.probabilities = look(self.network, self.test)
+        self.features, self.probabilities = classify(self.network, self.test)
 
     def measure(self, images: Tensor) -> dict:
         """The Frechet distance of uint8 images (n, 1, 28, 28), classes and confidence, as numbers.
 
         Raises: ValueError if n is too small for a covariance.
         """
-        features, probabilities = look(self.network, images)
+        features, probabilities = classify(self.network, images)
         return {"n": len(images),
                 "frechet": round(frechet_distance(features, self.features), 4),
                 "standard_error": round(standard_error(features, self.features), 4)
@@ -42,7 +42,7 @@ class Judge:
         images, generator = mnist(self.data_dir), torch.Generator().manual_seed(0)
         sets = [images[torch.randperm(len(images), generator=generator)[:n]]
                 for _ in range(FLOOR_DRAWS)]
-        distances = torch.tensor([frechet_distance(look(self.network, real)[0], self.features)
+        distances = torch.tensor([frechet_distance(classify(self.network, real)[0], self.features)
                                   for real in sets], dtype=torch.float64)
         return {"n": n, "frechet": round(distances.mean().item(), 4),
                 "standard_deviation": round(distances.std().item(), 4)}
@@ -50,7 +50,7 @@ class Judge:
     def learn(self, images: Tensor, seed: int = 0) -> float:
         """The accuracy on the test images of a new classifier that was trained on these images
         alone, with the labels that the shipped one gives them."""
-        named = look(self.network, images)[1].argmax(1)
+        named = classify(self.network, images)[1].argmax(1)
         epochs = max(1, SHOWN // len(images))
         return accuracy(fit(images, named, epochs, seed, self.device), self.test, self.labels)
 

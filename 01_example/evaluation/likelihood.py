@@ -4,14 +4,12 @@
 the number of pixels. Images are (N, ...) in [-1, 1], the 256 grey levels 2 / 255 apart.
 """
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from ddpm import predict_x_0, q_posterior, q_sample
+from ddpm import EpsModel, predict_x_0, q_posterior, q_sample
 
-EpsModel = Callable[[Tensor, Tensor], Tensor]
 HALF = 1 / 255           # of the distance between two grey levels
 
 

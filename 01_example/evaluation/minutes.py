@@ -18,25 +18,28 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-EXAMPLE = Path(__file__).resolve().parents[1]
 # The evaluation judges what ddpm/ and ddim/ make; contestants.py knows the other network.
-sys.path[1:1] = [str(EXAMPLE), *(str(EXAMPLE / name) for name in ("ddpm", "ddim"))]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ddim"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ddpm"))
 
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from tqdm import tqdm
 
-from cli import Parser, count, positive, run, seed  # noqa: E402
-from contestants import unet_of_most_tutorials  # noqa: E402
-from data import FOLDER, mnist, to_unit  # noqa: E402
-from device import device, fast  # noqa: E402
-from judge import LEAST, Judge  # noqa: E402
-from model import Model  # noqa: E402
-from results import Results  # noqa: E402
-from train import Training  # noqa: E402
+from contestants import unet_of_most_tutorials
+from data import FOLDER, mnist, to_unit
+from judge import LEAST, Judge
+from machinery.cli import Parser, count_flag, positive_flag, run, seed_flag
+from machinery.devices import device_flag
+from model import Config, Model
+from results import Results
+from samplers import draw_ddim
+from training import Training
 
+EXAMPLE = Path(__file__).resolve().parents[1]
 LOOKS = (1 / 30, 1 / 15, 2 / 15, 4 / 15, 1 / 2, 1)  # shares of the time, after which it is judged
 CONFIG = {"batch_size": 128, "lr": 2e-3, "timesteps": 1000, "schedule": "cosine", "predict": "v",
           "width": 64}
@@ -47,7 +50,7 @@ class Clocked(Training):
 
     margin = 0               # pixels around an image
 
-    def __init__(self, config: dict, images: Tensor, device: torch.device, seconds: float):
+    def __init__(self, config: Config, images: Tensor, device: torch.device, seconds: float):
         super().__init__(config, F.pad(images, [self.margin] * 4), device)
         self.seconds_in_all, self.spent = seconds, 0.0
 
@@ -58,13 +61,13 @@ class Clocked(Training):
     def batches(self) -> Iterator[Tensor]:
         """The images in one new order after another."""
         while True:
-            for batch in self.new_order().split(self.config["batch_size"])[:self.steps]:
+            for batch in self.new_order().split(self.config.batch_size)[:self.steps]:
                 yield to_unit(self.images[batch])
 
     def draw(self, n: int, steps: int) -> Tensor:
         """n samples, uint8 (n, 1, 28, 28), by DDIM with eta = 1 from the averaged weights."""
-        model = Model(fast(self.average), self.alpha_bar, self.config, self.images.device)
-        return F.pad(model.ddim(n, self.config["seed"], steps, eta=1.0), [-self.margin] * 4)
+        drawn = draw_ddim(Model(self.ema, self.config), n, self.config.seed, steps, eta=1.0)
+        return F.pad(drawn, [-self.margin] * 4)
 
 
 class Other(Clocked):
@@ -91,24 +94,25 @@ def curve(training: Clocked, judged: Callable[[], dict]) -> list[dict]:
     with tqdm(total=round(training.seconds_in_all), unit="s", leave=False) as bar:
         while len(rows) < len(LOOKS):
             began = time.perf_counter()
-            training.read([training.update(next(batches)) for _ in range(training.pause)])
+            training.add_losses([training.update(next(batches))
+                                 for _ in range(training.read_every)])
             training.spent += time.perf_counter() - began
             bar.update(min(bar.total, round(training.spent)) - bar.n)
             if training.progress() >= LOOKS[len(rows)]:
                 rows.append({"minutes": round(training.spent / 60, 2),
-                             "images": training.step * training.config["batch_size"]} | judged())
+                             "images": training.step * training.config.batch_size} | judged())
     return rows
 
 
 def train_and_judge(kind: str, args: argparse.Namespace, images: Tensor, judge: Judge) -> dict:
     """The distances of one network, look by look."""
     make, _ = KINDS[kind]
-    config = CONFIG | {"seed": args.seed, "size": images.shape[-1] + 2 * make.margin, "epochs": 1}
+    config = Config(**CONFIG, seed=args.seed, size=images.shape[-1] + 2 * make.margin, epochs=1)
     training = make(config, images, args.device, 60 * args.minutes)
     return {"looks": curve(training, lambda: judge.measure(training.draw(args.n, args.steps)))}
 
 
-def tell(results: Results, floor: dict) -> None:
+def report(results: Results, floor: dict) -> None:
     """The table and the figure."""
     rows, figure = [], Figure(figsize=(7, 3.6), layout="constrained")
     ax = figure.subplots()
@@ -133,14 +137,14 @@ def tell(results: Results, floor: dict) -> None:
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, Parser]:
     """The flags."""
     parser = Parser(__doc__)
-    parser.add_argument("--minutes", type=positive, default=30.0, help="of training, for each")
-    parser.add_argument("--n", type=count, default=500, help="samples at each look")
-    parser.add_argument("--steps", type=count, default=20, help="S, of DDIM with eta = 1")
+    parser.add_argument("--minutes", type=positive_flag, default=30.0, help="of training, for each")
+    parser.add_argument("--n", type=count_flag, default=500, help="samples at each look")
+    parser.add_argument("--steps", type=count_flag, default=20, help="S, of DDIM with eta = 1")
     parser.add_argument("--out", type=Path, default=EXAMPLE / "evaluation/results/minutes.json",
                         help="a .json; the table and the figure stand beside it")
-    parser.add_argument("--seed", type=seed, default=0, help="of weights, batches and noise")
+    parser.add_argument("--seed", type=seed_flag, default=0, help="of weights, batches and noise")
     parser.add_argument("--data-dir", type=Path, default=FOLDER, help="where MNIST is")
-    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--device", type=device_flag, default="auto", help="auto, cpu, cuda or mps")
     args = parser.parse_args(argv)
     if args.n < LEAST:
         parser.error(f"--n {args.n}: take {LEAST} or more, for a covariance of 96 features")
@@ -163,7 +167,7 @@ def main(argv: list[str] | None = None) -> None:
     floor = results.cell("real against real", judge.floor, args.n)
     for kind in KINDS:
         results.cell(kind, train_and_judge, kind, args, images, judge)
-    tell(results, floor)
+    report(results, floor)
 
 
 if __name__ == "__main__":

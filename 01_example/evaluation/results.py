@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from cli import Parser
-from files import prepare, write
+from machinery.cli import Parser
+from machinery.files import prepare, write
 
 
 class Results:

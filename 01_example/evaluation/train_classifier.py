@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 # The evaluation judges what ddpm/ and ddim/ make.
-sys.path.append(str(Path(__file__).resolve().parents[1] / "ddpm"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ddpm"))
 
-from classifier import accuracy, fit, save_classifier  # noqa: E402
-from cli import Parser, count, run, seed  # noqa: E402
-from data import FOLDER, mnist_with_labels  # noqa: E402
-from device import device  # noqa: E402
-from files import prepare  # noqa: E402
+from classifier import accuracy, fit, save_classifier
+from data import FOLDER, mnist_with_labels
+from machinery.cli import Parser, count_flag, run, seed_flag
+from machinery.devices import device_flag
+from machinery.files import prepare
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -23,9 +23,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data-dir", type=Path, default=FOLDER, help="where MNIST is")
     parser.add_argument("--out", type=Path, default=Path("runs/classifier.safetensors"),
                         help="the file to write")
-    parser.add_argument("--epochs", type=count, default=6, help="passes over the data")
-    parser.add_argument("--seed", type=seed, default=0, help="of weights, order and shifts")
-    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--epochs", type=count_flag, default=6, help="passes over the data")
+    parser.add_argument("--seed", type=seed_flag, default=0, help="of weights, order and shifts")
+    parser.add_argument("--device", type=device_flag, default="auto", help="auto, cpu, cuda or mps")
     args = parser.parse_args(argv)
     prepare(args.out)
     network = fit(*mnist_with_labels(args.data_dir), args.epochs, args.seed, args.device)

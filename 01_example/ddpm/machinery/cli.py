@@ -6,7 +6,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from stop import Stopped
+import torch
+
+from machinery.signals import Stopped
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,7 +29,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
         return action.help if bare else super()._get_help_string(action)
 
 
-def count(text: str) -> int:
+def count_flag(text: str) -> int:
     """A flag's value that counts something: an integer of at least 1."""
     value = int(text)
     if value < 1:
@@ -35,7 +37,7 @@ def count(text: str) -> int:
     return value
 
 
-def seed(text: str) -> int:
+def seed_flag(text: str) -> int:
     """A flag's value that seeds a generator: an integer from 0 to 2^32 - 1 (all that it uses)."""
     value = int(text)
     if not 0 <= value < 2**32:
@@ -43,7 +45,7 @@ def seed(text: str) -> int:
     return value
 
 
-def positive(text: str) -> float:
+def positive_flag(text: str) -> float:
     """A flag's value that is a finite number above 0."""
     value = float(text)
     if not (math.isfinite(value) and value > 0):
@@ -51,7 +53,7 @@ def positive(text: str) -> float:
     return value
 
 
-def fraction(text: str) -> float:
+def fraction_flag(text: str) -> float:
     """A flag's value that is a number from 0 to 1."""
     value = float(text)
     if not 0 <= value <= 1:
@@ -68,16 +70,23 @@ def speaks() -> bool:
 def run(main: Callable[[], None]) -> None:
     """Calls main; what a user can mend ends in one line on stderr and an exit status, no traceback.
 
-    Every file problem is an OSError here: 1. Ctrl-C: 130. SIGTERM, where a script listens to it:
-    143. (Bad usage has left through Parser: 2.)
+    Exit statuses: 1 for a file (OSError), too little memory or a loss that is not finite, 130 for
+    Ctrl-C, 143 for SIGTERM, 2 for bad usage (from Parser).
     """
     try:
         main()
     except ConnectionError as error:        # seen by each process that is left
         _end(1, str(error))
     except (OSError, FloatingPointError) as error:
-        system, name = (getattr(error, part, None) for part in ("strerror", "filename"))
+        system = getattr(error, "strerror", None)
+        name = getattr(error, "filename", None)
         _end(1, f"{system}: {name}" if system and name else system or str(error), speaks())
+    except torch.OutOfMemoryError:
+        _end(1, "the GPU has too little memory: take a smaller --batch-size or --width; the last "
+             "checkpoint, if there is one, is kept", speaks())
+    except MemoryError:
+        _end(1, "too little memory: take a smaller --batch-size or --width; the last checkpoint, "
+             "if there is one, is kept", speaks())
     except Stopped as stopped:
         _end(128 + stopped.number, str(stopped), speaks())
     except KeyboardInterrupt:

@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 
-def sheet(rows: list[Tensor], names: list[str], axis: str, columns: list[str] | None = None
+def image_table(rows: list[Tensor], names: list[str], axis: str, columns: list[str] | None = None
           ) -> Figure:
     """Rows of uint8 images (N, 1, H, W) with names; `axis` says what changes along them."""
     framed = [torch.nn.functional.pad(row[:, 0].cpu(), (1, 1, 1, 1), value=96) for row in rows]

@@ -11,8 +11,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 TIMEOUT = timedelta(minutes=10)     # how long the others wait for one that is silent
-FAREWELL = 0.1      # seconds in which gloo's threads let their tensors go: if one of them wants
-                    # Python for that when Python has ended, the process aborts
+GLOO_EXIT_SECONDS = 0.1     # gloo's threads release tensors late; after the interpreter's end
+                            # that aborts the process
 
 
 def rank() -> int:
@@ -20,7 +20,7 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def world() -> int:
+def world_size() -> int:
     """The number of processes that share the work."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
@@ -54,27 +54,27 @@ def group(device: torch.device, parser: argparse.ArgumentParser) -> Iterator[Non
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-            time.sleep(FAREWELL)
+            time.sleep(GLOO_EXIT_SECONDS)
 
 
-def say(line: str) -> None:
+def print0(line: str) -> None:
     """Prints a line, once for all processes."""
     if rank() == 0:
         print(line, flush=True)
 
 
 def shard(batch: Tensor) -> Tensor:
-    """This process's own rows of a batch (N, ...): N / world() of them, with no overlap."""
-    return batch.chunk(world())[rank()]
+    """This process's own rows of a batch (N, ...): N / world_size() of them, with no overlap."""
+    return batch.chunk(world_size())[rank()]
 
 
-def averaging(network: nn.Module, *inputs: Tensor) -> nn.Module:
+def ddp(network: nn.Module, *inputs: Tensor) -> nn.Module:
     """The network, whose gradients become the mean over all processes in the backward pass.
 
-    It orders its sums after its first pass. That is rehearsed here, with some inputs, so that a
-    training that was resumed and one that was not sum in the same order.
+    DDP fixes the order of its sums in its first backward pass. That pass is run here, on some
+    inputs, so that a resumed training sums in the same order as one that was not interrupted.
     """
-    if world() == 1:
+    if world_size() == 1:
         return network
     averaged = nn.parallel.DistributedDataParallel(network)
     averaged(*inputs).sum().backward()
@@ -84,38 +84,43 @@ def averaging(network: nn.Module, *inputs: Tensor) -> nn.Module:
 
 def mean(value: Tensor) -> Tensor:
     """The mean over all processes of a tensor, which is changed in place."""
-    if world() > 1:
+    if world_size() > 1:
         dist.all_reduce(value)
-        value /= world()
+        value /= world_size()
     return value
 
 
-def agreed(number: int) -> int:
+def largest(number: int) -> int:
     """The largest of all processes' numbers, once each of them has come here."""
-    if world() == 1:
+    if world_size() == 1:
         return number
-    largest = torch.tensor(number)          # on the CPU: no GPU waits for it
-    dist.all_reduce(largest, dist.ReduceOp.MAX)
-    return int(largest)
+    value = torch.tensor(number)            # on the CPU: no GPU waits for it
+    dist.all_reduce(value, dist.ReduceOp.MAX)
+    return int(value)
+
+
+def barrier() -> None:
+    """Waits until all processes have come here."""
+    largest(0)
 
 
 def gather(items: list) -> list:
     """All processes' items in one list, process by process."""
-    if world() == 1:
+    if world_size() == 1:
         return items
-    lists: list[list] = [[] for _ in range(world())]
+    lists: list[list] = [[] for _ in range(world_size())]
     dist.all_gather_object(lists, items)
     return [item for theirs in lists for item in theirs]
 
 
 @contextmanager
-def one_first() -> Iterator[None]:
+def local_first() -> Iterator[None]:
     """What is within is done by the first process of each host before the others do it."""
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     if not first:
-        agreed(0)
+        barrier()
     try:
         yield
     finally:
         if first:
-            agreed(0)
+            barrier()

@@ -1,8 +1,8 @@
-"""Ctrl-C and SIGTERM as requests, which are granted where it is safe: between two steps."""
+"""Ctrl-C and SIGTERM, which are obeyed where it is safe: between two steps."""
 import signal
 from types import FrameType
 
-from parallel import agreed
+from machinery.processes import largest
 
 
 class Stopped(Exception):
@@ -13,32 +13,32 @@ class Stopped(Exception):
         self.number = number
 
 
-class Requests:
+class StopSignals:
     """Within it Ctrl-C and SIGTERM are only noted. A signal that was ignored before remains so."""
 
-    def __enter__(self) -> "Requests":
+    def __enter__(self) -> "StopSignals":
         self.heard = 0                      # the signal's number, or 0
         self.before = {number: signal.getsignal(number)
                        for number in (signal.SIGINT, signal.SIGTERM)}
         for number, handler in self.before.items():
             if handler != signal.SIG_IGN:
-                signal.signal(number, self.note)
+                signal.signal(number, self.hear)
         return self
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def note(self, number: int, frame: FrameType | None) -> None:
+    def hear(self, number: int, frame: FrameType | None) -> None:
         """What a signal does."""
         self.heard = number
 
-    def grant(self) -> None:
+    def raise_if_asked(self) -> None:
         """Raises Stopped if this process was asked to stop."""
         if self.heard:
             raise Stopped(self.heard)
 
-    def grant_together(self) -> None:
+    def raise_if_any_asked(self) -> None:
         """Raises Stopped in all processes if one of them was asked to stop: each must call it."""
-        self.heard = agreed(self.heard)
-        self.grant()
+        self.heard = largest(self.heard)
+        self.raise_if_asked()

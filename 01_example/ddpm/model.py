@@ -1,0 +1,124 @@
+"""A trained model: network, schedule and configuration; the only place that knows its file."""
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from data import to_uint8
+from ddpm import SCHEDULES, noise_like
+from machinery.devices import autocast
+from machinery.drawing import generate
+from machinery.files import write
+from objectives import OBJECTIVES
+from unet import UNet
+
+SHIPPED = Path(__file__).resolve().parents[1] / "weights" / "mnist.safetensors"
+
+Sampler = Callable[..., Iterator[Tensor]]   # sampler(eps_model, alpha_bar, x_T, generators)
+
+
+@dataclass(frozen=True)
+class Config:
+    """How a model was trained: what its weights mean, and what they depend on."""
+
+    dataset: str = "mnist"
+    epochs: int = 30
+    batch_size: int = 128
+    lr: float = 2e-3
+    timesteps: int = 1000
+    schedule: str = "cosine"
+    predict: str = "v"
+    width: int = 64
+    seed: int = 0
+    size: int = 28
+
+    def __post_init__(self) -> None:
+        """Raises: TypeError or ValueError if no network belongs to this configuration."""
+        for name in ("width", "size", "timesteps"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}")
+        if self.size % 4 or self.predict not in OBJECTIVES or self.schedule not in SCHEDULES:
+            raise ValueError(f"no network has {self}")
+        SCHEDULES[self.schedule](self.timesteps)            # which may refuse
+
+    def network(self) -> UNet:
+        """A new U-Net of this kind."""
+        return UNet(self.width)
+
+
+class Model:
+    """A network and its schedule on one device: `eps_model`, `alpha_bar`, T, draws of images."""
+
+    def __init__(self, network: nn.Module, config: Config, precise: bool = False):
+        """`precise` keeps float32 where bfloat16 would be faster."""
+        self.network, self.config = network, config
+        self.device = next(network.parameters()).device
+        self.alpha_bar = schedule(config, self.device)
+        self.T = config.timesteps
+        computed = network if precise else autocast(network)
+        self.eps_model = OBJECTIVES[config.predict].eps_model(computed, self.alpha_bar)
+
+    def states(self, sampler: Sampler, generators: list[torch.Generator]) -> Iterator[Tensor]:
+        """x_T, drawn from the generators, then what the sampler yields: uint8 (N, 1, H, W) each."""
+        shape = (len(generators), 1, self.config.size, self.config.size)
+        x_T = noise_like(torch.empty(shape, device=self.device), generators)
+        yield to_uint8(x_T)
+        for x in sampler(self.eps_model, self.alpha_bar, x_T, generators):
+            yield to_uint8(x)
+
+    def draw(self, sampler: Sampler, *, n: int, seed: int, steps: int
+             ) -> tuple[Tensor, list[Tensor]]:
+        """n images, uint8 (n, 1, H, W), and some states of the first ones on their way."""
+        return generate(partial(self.states, sampler), n=n, seed=seed, steps=steps,
+                        on_gpu=self.device.type != "cpu")
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device) -> "Model":
+        """The model of a file that save_model wrote.
+
+        Raises: OSError if the file is missing, damaged, or not a model of this course.
+        """
+        if path.is_dir():
+            raise OSError(f"{path} is a folder: take the model.safetensors that train.py wrote "
+                          "into it")
+        if not path.is_file():
+            raise OSError(f"there is no file {path}")
+        path.open("rb").close()     # raises PermissionError; safe_open would report "no such file"
+        try:
+            with safe_open(path, framework="pt") as file:
+                stored = json.loads((file.metadata() or {})["config"])
+                config = Config(**{field.name: stored.pop(field.name) for field in fields(Config)},
+                                **stored)                   # no key is missing, none unknown
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+            with torch.device("meta"):          # only shapes, until the tensors take their places
+                network = config.network()
+            network.load_state_dict(tensors, assign=True)
+        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise OSError(f"{path} is damaged, or no model of this course: take a "
+                          "model.safetensors that train.py wrote") from error
+        network.to(device, memory_format=torch.channels_last).requires_grad_(False).eval()
+        return cls(network, config)
+
+
+def schedule(config: Config, device: torch.device) -> Tensor:
+    """alpha_bar, (T + 1,), float64, where the images are; mps has no float64: there on the CPU."""
+    alpha_bar = SCHEDULES[config.schedule](config.timesteps)
+    return alpha_bar if device.type == "mps" else alpha_bar.to(device)
+
+
+def save_model(path: Path, network: nn.Module, config: Config) -> None:
+    """The network's tensors as safetensors, with the configuration as JSON in the header."""
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+    write(path, save(tensors, metadata={"config": json.dumps(asdict(config))}))
+
+
+def digest(path: Path) -> str:
+    """A short name of a file's content, by which results know which weights they are of."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
