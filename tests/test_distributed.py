@@ -150,7 +150,7 @@ def test_three_processes_that_are_resumed_learn_the_same_to_the_bit(tmp_path):
 
 def test_a_batch_that_cannot_be_shared_is_refused(call, script, tmp_path, monkeypatch):
     """Three processes and batches of 256: exit status 2, one line; and only the first speaks."""
-    monkeypatch.setattr(script("ddpm", "train"), "world", lambda: 3)
+    monkeypatch.setattr(script("ddpm", "train"), "world_size", lambda: 3)
     flags = [*TWO, "--out", tmp_path]
     call("ddpm", "train", *flags).refuses(2, "--batch-size 256", "3 processes")
     monkeypatch.setenv("LOCAL_RANK", "1")

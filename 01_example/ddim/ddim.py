@@ -67,8 +67,8 @@ def check_times(tau: list[int], alpha_bar: Tensor) -> None:
     """Raises: ValueError unless 1 <= tau_1 < ... < tau_S <= T, as the paper counts."""
     T = len(alpha_bar) - 1
     if not tau or list(tau) != sorted(set(tau)) or not 1 <= tau[0] <= tau[-1] <= T:
-        raise ValueError(f"tau must increase, from at least 1 to at most T = {T}; other codes count "
-                         f"from 0, or downwards: take subsequence({T}, S), not {list(tau)[:3]}...")
+        raise ValueError(f"tau must increase, from at least 1 to at most T = {T}: take "
+                         f"subsequence({T}, S); {list(tau)[:3]}... counts from 0, or downwards")
 
 
 @torch.no_grad()
@@ -77,8 +77,8 @@ def sample(eps_model: EpsModel, alpha_bar: Tensor, x_T: Tensor, tau: list[int], 
            ) -> Iterator[Tensor]:
     """Yields x at each earlier time of tau and at last x_0, each shaped like x_T, N(0, I) noise.
 
-    tau increases, 1 <= tau_1 < ... < tau_S <= T (else ValueError); x_T lives at its last time. `step` is ddim_step or sigma_hat_step. With
-    eta = 0 no noise is drawn.
+    tau increases, 1 <= tau_1 < ... < tau_S <= T (else ValueError); x_T lives at its last time.
+    `step` is ddim_step or sigma_hat_step. With eta = 0 no noise is drawn.
     """
     check_times(tau, alpha_bar)
     x_t = x_T

@@ -71,8 +71,8 @@ def at(alpha_bar: Tensor, t: int | Tensor) -> Tensor:
     if isinstance(t, Tensor):
         t = t.to(alpha_bar.device)
     T, ends = len(alpha_bar) - 1, (t, t)
-    if isinstance(t, Tensor):       # a GPU's times are not looked at, since that would wait for it
-        ends = (int(t.min()), int(t.max())) if t.device.type == "cpu" and t.numel() else (0, 0)
+    if isinstance(t, Tensor):       # an accelerator's times are not read: that would wait for it
+        ends = (int(t.min()), int(t.max())) if t.device.index is None and t.numel() else (0, 0)
     if not 0 <= ends[0] <= ends[1] <= T:
         raise ValueError(f"times go from 0 to T = {T}: there is no alpha_bar of {ends[0]}"
                          + (f" to {ends[1]}" if ends[0] != ends[1] else ""))
