@@ -229,9 +229,7 @@ def train_batches(batches: int, batch: int, device: torch.device) -> Callable[[]
 def draw_digits(n: int, steps: int, batch: int, device: torch.device) -> Callable[[], object]:
     """What ddim/sample.py does between reading the weights and writing the images."""
     model = Model.load(SHIPPED, device)
-
-    def sampler(eps_model, alpha_bar, x_T, generators):
-        return sample(eps_model, alpha_bar, x_T, subsequence(T, steps), 0.0, generators, clip=True)
+    sampler = partial(sample, tau=subsequence(T, steps), clip=True)
     return lambda: model.draw(sampler, n=n, seed=0, steps=steps)
 
 

@@ -489,3 +489,14 @@ def test_slerp_goes_image_by_image(randn):
     for other in (b[:1], b.view(4, 3, 1, 3)):     # shapes that would broadcast
         with pytest.raises(AssertionError):
             slerp(a, other, 0.3)
+
+
+# --- times that are no sub-sequence ---------------------------------------------------------------
+
+@pytest.mark.parametrize("tau", [[], [0, 40, 80], [80, 40, 1], [1, 40, 40, 80], [1, 81], [-1, 80]])
+def test_times_that_do_not_increase_within_the_chain_are_refused(tau, randn):
+    """range(0, 1000, 50) and descending lists gave nothing but NaN: both ways are refused."""
+    alpha_bar, x = SCHEDULES["linear-80"], randn(2, 3)
+    for run in (sample, encode):
+        with pytest.raises(ValueError, match="tau must increase"):
+            next(run(lambda x, t: x, alpha_bar, x, tau))

@@ -277,6 +277,19 @@ def test_the_row_eps_is_l_simple(randn):
     assert torch.equal(OBJECTIVES["eps"].loss(*inputs), l_simple(*inputs))
 
 
+def test_the_network_gets_the_time_where_the_images_are():
+    """Images may be elsewhere (here on meta, without contents) than schedule and times."""
+    seen, x = [], torch.zeros(2, 3, device="meta")
+
+    def model(x_t, t):
+        seen.append(t.device.type)
+        return x_t
+    inputs = model, x, torch.tensor([1, 1000]), x, SCHEDULES["linear"]
+    for loss in (l_simple, *(row.loss for row in OBJECTIVES.values())):
+        assert loss(*inputs).device.type == "meta"
+    assert seen == ["meta"] * 6
+
+
 @pytest.mark.parametrize("t", [-1, 1001, torch.tensor([3, -1]), torch.tensor([1001, 1])])
 def test_times_outside_the_chain_are_refused(t, randn):
     """t = -1 is not T, and T + 1 is nothing: refused with the reason."""

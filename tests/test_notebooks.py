@@ -136,6 +136,14 @@ def reading_minutes(path: Path) -> tuple[int, int]:
     return round(minutes["main line"]), round(minutes["second reading"])
 
 
+@each_notebook
+def test_the_stated_main_line_is_what_a_reader_takes(path):
+    """The first number of minutes that the opening names is that of the main line, within one."""
+    opening = "\n\n".join(c.source for c in cells(path, "markdown")[:2])
+    told = int(re.search(r"\*\*Time\.\*\* \D*(\d+) minutes", opening)[1])
+    assert abs(told - reading_minutes(path)[0]) <= 1
+
+
 MOST = {"01": 60, "02": 45, "03": 60, "04": 45, "05": 60, "06": 45, "07": 60, "10": 50}
 
 

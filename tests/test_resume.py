@@ -437,6 +437,16 @@ def payload(value: bytes):
     return lambda path: path.write_bytes(signed(value))
 
 
+def test_a_checkpoint_of_another_device_goes_on(call, trained, tmp_path):
+    """Its generator's state means nothing here: one line says that the rest is another draw."""
+    path = copy(trained, tmp_path)
+    changed(device="cuda", generator=torch.zeros(16, dtype=torch.uint8))(path)
+    result = call("ddpm", "train", *TINY, "--epochs", 3, "--out", tmp_path, "--resume")
+    assert result.status == 0, result
+    assert "comes from cuda" in result.out and "drawn anew" in result.out
+    assert Checkpointer(path).load()["step"] == 6
+
+
 BAD_STATES = {
     "empty": lambda path: path.write_bytes(b""),
     "half": lambda path: path.write_bytes(path.read_bytes()[:path.stat().st_size // 2]),

@@ -5,6 +5,7 @@ r"""Draw digits with DDIM: a trained DDPM, sampled in few steps, without fresh n
 writes samples.png, 64 digits of the model that is shipped, within seconds on two CPU cores.
 """
 import sys
+from functools import partial
 from pathlib import Path
 
 # DDIM is another sampler of the network that DDPM trains: everything but the sampler is in ddpm/.
@@ -33,10 +34,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.steps > model.T:
             parser.error(f"--steps {args.steps}: the model's chain has {model.T} steps")
         tau = subsequence(model.T, args.steps, args.spacing)
-
-        def sampler(eps_model, alpha_bar, x_T, generators):
-            return sample(eps_model, alpha_bar, x_T, tau, args.eta, generators, clip=True)
-
+        sampler = partial(sample, tau=tau, eta=args.eta, clip=True)
         images, frames = model.draw(sampler, n=args.n, seed=args.seed, steps=args.steps)
         save(images, frames, args)
 

@@ -68,14 +68,13 @@ SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule}
 
 def at(alpha_bar: Tensor, t: int | Tensor) -> Tensor:
     """alpha_bar[t], () or (N,), wherever t is. Raises: ValueError if a time is not in 0..T."""
+    T, first, last = len(alpha_bar) - 1, t, t
     if isinstance(t, Tensor):
         t = t.to(alpha_bar.device)
-    T, ends = len(alpha_bar) - 1, (t, t)
-    if isinstance(t, Tensor):       # an accelerator's times are not read: that would wait for it
-        ends = (int(t.min()), int(t.max())) if t.device.index is None and t.numel() else (0, 0)
-    if not 0 <= ends[0] <= ends[1] <= T:
-        raise ValueError(f"times go from 0 to T = {T}: there is no alpha_bar of {ends[0]}"
-                         + (f" to {ends[1]}" if ends[0] != ends[1] else ""))
+        read = t.device.index is None and t.numel()     # an accelerator would wait for it
+        first, last = (int(t.min()), int(t.max())) if read else (0, T)
+    if not 0 <= first <= last <= T:
+        raise ValueError(f"times go from 0 to T = {T}, not from {first} to {last}")
     return alpha_bar[t]
 
 
@@ -111,7 +110,7 @@ def q_posterior(x_0: Tensor, x_t: Tensor, t: int | Tensor, alpha_bar: Tensor
 def l_simple(eps_model: EpsModel, x_0: Tensor, t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
     """The mean over images and pixels of (eps - eps_model(x_t, t))^2 (equation 14, Algorithm 1)."""
     x_t = q_sample(x_0, t, eps, alpha_bar)
-    estimate = eps_model(x_t, t)
+    estimate = eps_model(x_t, t.to(x_0.device))
     assert estimate.shape == eps.shape
     return (eps - estimate).square().mean()
 

@@ -21,7 +21,7 @@ from unet import UNet
 
 SHIPPED = Path(__file__).resolve().parents[1] / "weights" / "mnist.safetensors"
 
-Sampler = Callable[..., Iterator[Tensor]]   # sampler(eps_model, alpha_bar, x_T, generators)
+Sampler = Callable[..., Iterator[Tensor]]   # sampler(eps_model, alpha_bar, x_T, generator=...)
 
 
 @dataclass(frozen=True)
@@ -66,18 +66,18 @@ class Model:
         self.eps_model = OBJECTIVES[config.predict].eps_model(computed, self.alpha_bar)
 
     def states(self, sampler: Sampler, generators: list[torch.Generator]) -> Iterator[Tensor]:
-        """x_T, drawn from the generators, then what the sampler yields: uint8 (N, 1, H, W) each."""
+        """x_T, drawn from the generators, then what the sampler yields: (N, 1, H, W) each."""
         shape = (len(generators), 1, self.config.size, self.config.size)
         x_T = noise_like(torch.empty(shape, device=self.device), generators)
-        yield to_uint8(x_T)
-        for x in sampler(self.eps_model, self.alpha_bar, x_T, generators):
-            yield to_uint8(x)
+        yield x_T
+        yield from sampler(self.eps_model, self.alpha_bar, x_T, generator=generators)
 
     def draw(self, sampler: Sampler, *, n: int, seed: int, steps: int
              ) -> tuple[Tensor, list[Tensor]]:
         """n images, uint8 (n, 1, H, W), and some states of the first ones on their way."""
-        return generate(partial(self.states, sampler), n=n, seed=seed, steps=steps,
-                        on_gpu=self.device.type != "cpu")
+        images, frames = generate(partial(self.states, sampler), n=n, seed=seed, steps=steps,
+                                  on_gpu=self.device.type != "cpu")
+        return to_uint8(images), [to_uint8(frame) for frame in frames]
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> "Model":

@@ -75,7 +75,7 @@ class Objective(NamedTuple):
     def loss(self, model: Model, x_0: Tensor, t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
         """The mean over images and pixels of weight (target - model(x_t, t))^2."""
         x_t = q_sample(x_0, t, eps, alpha_bar)
-        estimate = model(x_t, t)
+        estimate = model(x_t, t.to(x_0.device))
         assert estimate.shape == x_0.shape
         error = (self.target(x_0, x_t, t, eps, alpha_bar) - estimate).square()
         if self.weight:

@@ -20,7 +20,7 @@ from torch import Tensor
 from data import FOLDER, load
 from ddpm import SCHEDULES, sample
 from machinery.checkpoint import Checkpointer
-from machinery.cli import Parser, count_flag, positive_flag, run, seed_flag
+from machinery.cli import Parser, count_flag, positive_flag, run, seed_flag, width_flag
 from machinery.devices import device_flag, why_not_compile
 from machinery.files import prepare, write
 from machinery.pictures import curve, grid, png, strip
@@ -33,15 +33,6 @@ from training import LOG, Training
 DEFAULT_EPOCHS = {"mnist": 30, "digits": 150}
 ROW = 8                                     # images in a row of samples_by_epoch.png
 DRAW_AFTER = {4**k for k in range(10)}      # epochs after which a row is drawn; and after the last
-
-
-def width_flag(text: str) -> int:
-    """A number of channels. Even, because the time embedding is half sines, half cosines; above 64
-    a multiple of 32, so that the attention's heads divide it."""
-    value = count_flag(text)
-    if value % (32 if value > 64 else 2):
-        raise argparse.ArgumentTypeError(f"{text} is not even, or above 64 no multiple of 32")
-    return value
 
 
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, Parser]:
@@ -133,8 +124,8 @@ def resume(training: Training, checkpointer: Checkpointer, parser: Parser) -> No
 
 def draw(training: Training, n: int, signals: StopSignals) -> Tensor:
     """n images (n, 1, H, W) by all T steps of Algorithm 2, from the averaged weights."""
-    def sampler(*inputs: object) -> Iterator[Tensor]:
-        for x in sample(*inputs, clip=True):
+    def sampler(*inputs: object, **options: object) -> Iterator[Tensor]:
+        for x in sample(*inputs, **options, clip=True):
             signals.raise_if_asked()
             yield x
     model = Model(training.ema, training.config)

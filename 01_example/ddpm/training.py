@@ -92,7 +92,7 @@ class Training:
 
     def loss(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """The objective, on this process's own rows of the batch (each process draws the whole)."""
-        x_0, t, eps = map(shard, (x_0, t.to(self.alpha_bar.device), eps))
+        x_0, t, eps = map(shard, (x_0, t, eps))
         objective = OBJECTIVES[self.config.predict]
         return objective.loss(self.model, x_0, t, eps, self.alpha_bar)
 

@@ -21,12 +21,11 @@ from matplotlib.figure import Figure
 
 from data import FOLDER, mnist
 from judge import LEAST, Judge
-from machinery.cli import Parser, count_flag, run
+from machinery.cli import Parser, count_flag, run, width_flag
 from machinery.devices import device_flag
 from model import Config, Model
 from results import Results
 from samplers import draw_ddim
-from train import width_flag
 from training import Training
 
 EXAMPLE = Path(__file__).resolve().parents[1]

@@ -17,7 +17,5 @@ def draw_ddim(model: Model, n: int, seed: int, steps: int, eta: float = 0.0,
               spacing: str = "linear", clip: bool = True, step=ddim.ddim_step) -> Tensor:
     """n images, uint8 (n, 1, H, W), by DDIM in so many steps."""
     tau = ddim.subsequence(model.T, steps, spacing)
-
-    def sampler(eps_model, alpha_bar, x_T, generators):
-        return ddim.sample(eps_model, alpha_bar, x_T, tau, eta, generators, clip, step)
+    sampler = partial(ddim.sample, tau=tau, eta=eta, clip=clip, step=step)
     return model.draw(sampler, n=n, seed=seed, steps=steps)[0]

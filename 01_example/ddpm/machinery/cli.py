@@ -37,6 +37,15 @@ def count_flag(text: str) -> int:
     return value
 
 
+def width_flag(text: str) -> int:
+    """A number of channels. Even, because the time embedding is half sines, half cosines; above 64
+    a multiple of 32, so that the attention's heads divide it."""
+    value = count_flag(text)
+    if value % (32 if value > 64 else 2):
+        raise argparse.ArgumentTypeError(f"{text} is not even, or above 64 no multiple of 32")
+    return value
+
+
 def seed_flag(text: str) -> int:
     """A flag's value that seeds a generator: an integer from 0 to 2^32 - 1 (all that it uses)."""
     value = int(text)
@@ -81,10 +90,7 @@ def run(main: Callable[[], None]) -> None:
         system = getattr(error, "strerror", None)
         name = getattr(error, "filename", None)
         _end(1, f"{system}: {name}" if system and name else system or str(error), speaks())
-    except torch.OutOfMemoryError:
-        _end(1, "the GPU has too little memory: take a smaller --batch-size or --width; the last "
-             "checkpoint, if there is one, is kept", speaks())
-    except MemoryError:
+    except (MemoryError, torch.OutOfMemoryError):
         _end(1, "too little memory: take a smaller --batch-size or --width; the last checkpoint, "
              "if there is one, is kept", speaks())
     except Stopped as stopped:

@@ -14,7 +14,7 @@ from machinery.cli import Parser, count_flag, seed_flag
 from machinery.devices import device_flag
 from machinery.files import prepare, write
 from machinery.pictures import gif, grid, png
-from machinery.processes import gather, print0, rank, world_size
+from machinery.processes import gather, rank, world_size
 
 CPU_BATCH = 64   # images drawn at once: memory does not grow with --n, processes can share them
 GPU_BATCH = 1000
@@ -57,7 +57,7 @@ States = Callable[[list[torch.Generator]], Iterator[Tensor]]
 
 def generate(states: States, *, n: int, seed: int, steps: int, on_gpu: bool = False
              ) -> tuple[Tensor, list[Tensor]]:
-    """n images in batches, uint8 (n, C, H, W), and FRAMES states of the first FILMED of them.
+    """n images in batches, (n, C, H, W), and FRAMES states of the first FILMED of them.
 
     `states(generators)` yields the noise of as many images and then their states, the finished one
     last: 1 + `steps` tensors (N, C, H, W). Each image has a generator of its own, on the CPU, so
@@ -91,7 +91,7 @@ def save(images: Tensor, frames: list[Tensor], args: argparse.Namespace) -> None
         write(args.out, buffer.getvalue())
     else:
         write(args.out, png(grid(images)))
-    print0(f"{len(images)} images: {args.out}")
+    print(f"{len(images)} images: {args.out}")
     if args.animate:
         write(args.animate, gif([grid(frame, width=360) for frame in frames]))
-        print0(f"their way from noise: {args.animate}")
+        print(f"their way from noise: {args.animate}")
