@@ -94,8 +94,9 @@ class Model:
         try:
             with safe_open(path, framework="pt") as file:
                 stored = json.loads((file.metadata() or {})["config"])
-                config = Config(**{field.name: stored.pop(field.name) for field in fields(Config)},
-                                **stored)                   # no key is missing, none unknown
+                if set(stored) != {field.name for field in fields(Config)}:
+                    raise ValueError(f"the configuration has the keys {list(stored)}")
+                config = Config(**stored)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
             with torch.device("meta"):          # only shapes, until the tensors take their places
                 network = config.network()
