@@ -27,10 +27,10 @@ SAMPLING = [(64, 10), (64, 20), (64, 40), (64, 80),                     # n and 
 TRAINING = [1, 2, 4, 8]  # batches
 
 
-def hops(eps_model: Callable, alpha_bar: Tensor, x_T: Tensor) -> Iterator[Tensor]:
+def hops(eps_model: Callable, x_T: Tensor, alpha_bar: Tensor) -> Iterator[Tensor]:
     """The states of one DDIM chain after another, all from x_T."""
     while True:
-        yield from sample(eps_model, alpha_bar, x_T, subsequence(T, S), clip=True)
+        yield from sample(eps_model, x_T, alpha_bar, subsequence(T, S), clip=True)
 
 
 class Ours(Training):
@@ -42,8 +42,8 @@ class Ours(Training):
         self.batches = self.load()
         self.change()
         model = Model(self.ema, self.config)
-        self.states = hops(model.eps_model, model.alpha_bar,
-                           torch.randn(batch, 1, 28, 28, device=device))
+        self.states = hops(model.eps_model, torch.randn(batch, 1, 28, 28, device=device),
+                           model.alpha_bar)
 
     def change(self) -> None:
         """Nothing here: what a subclass does otherwise."""
@@ -152,7 +152,7 @@ class Peer:
         self.t = torch.randint(1, T, (batch,), device=device)
         self.optimise()
         alpha_bar = cosine_schedule(T).float().to(device)       # mps has no float64
-        self.states = hops(self.eps_model, alpha_bar, self.eps)
+        self.states = hops(self.eps_model, self.eps, alpha_bar)
 
     def optimise(self) -> None:
         """Sets the network and its optimiser up."""

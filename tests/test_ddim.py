@@ -46,8 +46,8 @@ def test_eta_1_to_the_time_before_is_ddpm(alpha_bar, clip, randn):
     """From t to t - 1 with eta = 1, DDIM's step is DDPM's, at every t."""
     t = torch.arange(1, len(alpha_bar))
     x_t, eps, z = randn(len(t), 5), randn(len(t), 5), randn(len(t), 5)
-    close(ddim_step(x_t, t, t - 1, eps, alpha_bar, 1.0, z, clip),
-          ddpm_step(x_t, t, eps, alpha_bar, z, clip))
+    close(ddim_step(x_t, t, t - 1, eps, z, alpha_bar, 1.0, clip),
+          ddpm_step(x_t, t, eps, z, alpha_bar, clip))
 
 
 @pytest.mark.parametrize("clip", [False, True])
@@ -58,7 +58,7 @@ def test_step_to_0_returns_the_predicted_x_0(alpha_bar, eta, clip, randn):
     t = torch.arange(1, len(alpha_bar))
     x_t, eps, z = randn(len(t), 5), randn(len(t), 5), randn(len(t), 5)
     x_0 = predict_x_0(x_t, t, eps, alpha_bar)
-    close(ddim_step(x_t, t, 0, eps, alpha_bar, eta, z, clip), x_0.clamp(-1, 1) if clip else x_0)
+    close(ddim_step(x_t, t, 0, eps, z, alpha_bar, eta, clip), x_0.clamp(-1, 1) if clip else x_0)
 
 
 @pytest.mark.parametrize(("t", "s"), HOPS)
@@ -71,7 +71,7 @@ def test_step_keeps_the_marginals(eta, t, s):
         eps = torch.tensor([0, 1, 0], dtype=torch.float64)
         z = torch.tensor([0, 0, 1], dtype=torch.float64)
         x_t = q_sample(x_0, t, eps, alpha_bar)
-        mean, of_eps, of_z = ddim_step(x_t, t, s, eps, alpha_bar, eta, z)
+        mean, of_eps, of_z = ddim_step(x_t, t, s, eps, z, alpha_bar, eta)
         close(mean, 1.7 * alpha_bar[s].sqrt(), 1e-10)
         close(of_eps**2 + of_z**2, 1 - alpha_bar[s], 1e-10)
 
@@ -83,8 +83,8 @@ def test_step_adds_eta_times_equation_16(eta, t, s, randn):
     alpha_bar, x, eps, z = SCHEDULES["linear"], randn(4), randn(4), randn(4)
     a_t, a_s = alpha_bar[t].item(), alpha_bar[s].item()
     sigma = eta * math.sqrt((1 - a_s) / (1 - a_t)) * math.sqrt(1 - a_t / a_s)
-    still = ddim_step(x, t, s, eps, alpha_bar, eta, torch.zeros_like(x))
-    close(ddim_step(x, t, s, eps, alpha_bar, eta, z) - still, sigma * z, 1e-10)
+    still = ddim_step(x, t, s, eps, torch.zeros_like(x), alpha_bar, eta)
+    close(ddim_step(x, t, s, eps, z, alpha_bar, eta) - still, sigma * z, 1e-10)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
@@ -95,7 +95,7 @@ def test_chain_keeps_the_marginals_as_drawn(eta, randn):
     x = q_sample(x_0.expand(n), 1000, randn(n), alpha_bar)
     for t, s in zip(tau[:0:-1], tau[-2::-1], strict=True):
         eps = (x - alpha_bar[t].sqrt() * x_0) / (1 - alpha_bar[t]).sqrt()
-        x = ddim_step(x, t, s, eps, alpha_bar, eta, randn(n))
+        x = ddim_step(x, t, s, eps, randn(n), alpha_bar, eta)
         variance = (1 - alpha_bar[s]).item()
         assert x.mean().item() == pytest.approx((alpha_bar[s].sqrt() * x_0).item(),
                                                 abs=4 * math.sqrt(variance / n))
@@ -113,7 +113,7 @@ def test_after_a_clip_eps_is_derived_anew(eta, randn):
     assert (x_0.abs() > 1).any() and (x_0.abs() < 1).any()
     x_0 = x_0.clamp(-1, 1)
     sigma = eta * ((1 - a_s) / (1 - a_t) * (1 - a_t / a_s)).sqrt()
-    x_s = ddim_step(x_t, t, s, eps, alpha_bar, eta, torch.zeros_like(x_t), clip=True)
+    x_s = ddim_step(x_t, t, s, eps, torch.zeros_like(x_t), alpha_bar, eta, clip=True)
     used = (x_s - a_s.sqrt() * x_0) / (1 - a_s - sigma**2).sqrt()
     close(a_t.sqrt() * x_0 + (1 - a_t).sqrt() * used, x_t, 1e-10)
 
@@ -124,10 +124,10 @@ def test_int_times_equal_tensor_times_per_image(randn):
     t, s = torch.tensor([1, 9, 500, 1000]), torch.tensor([0, 1, 77, 3])
     x, eps, z = randn(4, 1, 2, 3), randn(4, 1, 2, 3), randn(4, 1, 2, 3)
     for clip in (False, True):
-        batch = ddim_step(x, t, s, eps, alpha_bar, 0.35, z, clip)
+        batch = ddim_step(x, t, s, eps, z, alpha_bar, 0.35, clip)
         for i in range(4):
             one = slice(i, i + 1)
-            alone = ddim_step(x[one], t[i].item(), s[i].item(), eps[one], alpha_bar, 0.35, z[one],
+            alone = ddim_step(x[one], t[i].item(), s[i].item(), eps[one], z[one], alpha_bar, 0.35,
                               clip)
             close(batch[one], alone)
 
@@ -135,15 +135,15 @@ def test_int_times_equal_tensor_times_per_image(randn):
 def test_float32_stays_float32(randn):
     """Images keep their dtype though alpha_bar is float64."""
     x, alpha_bar = randn(3, 2).float(), SCHEDULES["linear"]
-    assert ddim_step(x, 90, 7, x, alpha_bar, 0.35, x, clip=True).dtype == torch.float32
-    assert last(sample(lambda x, t: x, alpha_bar, x, [5, 1000])).dtype == torch.float32
+    assert ddim_step(x, 90, 7, x, x, alpha_bar, 0.35, clip=True).dtype == torch.float32
+    assert last(sample(lambda x, t: x, x, alpha_bar, [5, 1000])).dtype == torch.float32
 
 
 WRONG = {
-    "eps": lambda a, x, t: ddim_step(x, t, 1, x[:, :1], a, 0.5, x),
-    "z": lambda a, x, t: ddim_step(x, t, 1, x, a, 0.5, x[:1]),
-    "t": lambda a, x, t: ddim_step(x, t[:1], 1, x, a, 0.5, x),
-    "t and s as columns": lambda a, x, t: ddim_step(x, t[:, None], t[:, None] - 1, x, a, 0.5, x),
+    "eps": lambda a, x, t: ddim_step(x, t, 1, x[:, :1], x, a, 0.5),
+    "z": lambda a, x, t: ddim_step(x, t, 1, x, x[:1], a, 0.5),
+    "t": lambda a, x, t: ddim_step(x, t[:1], 1, x, x, a, 0.5),
+    "t and s as columns": lambda a, x, t: ddim_step(x, t[:, None], t[:, None] - 1, x, x, a, 0.5),
 }
 
 
@@ -196,9 +196,9 @@ def test_eta_1_over_every_time_is_ddpm(alpha_bar, clip, mixture, randn):
     """All T times with eta = 1 and the same noise: every state of the run is DDPM's."""
     T, model = len(alpha_bar) - 1, mixture.eps_model(alpha_bar)
     x_T = 1.3 * randn(9)
-    ours = sample(model, alpha_bar, x_T, list(range(1, T + 1)), 1.0,
+    ours = sample(model, x_T, alpha_bar, list(range(1, T + 1)), 1.0,
                   torch.Generator().manual_seed(4), clip)
-    theirs = ddpm_sample(model, alpha_bar, x_T, torch.Generator().manual_seed(4), clip)
+    theirs = ddpm_sample(model, x_T, alpha_bar, torch.Generator().manual_seed(4), clip)
     close(torch.stack(list(ours)), torch.stack(list(theirs)))
 
 
@@ -211,12 +211,12 @@ def test_sample_visits_tau_backwards_and_ends_at_0(randn):
         times.append(t[0].item())
         return (x + t[:, None] / 7).sin()
     x = randn(5, 2)
-    states = list(sample(model, alpha_bar, x, tau, 0.35, torch.Generator().manual_seed(5), True))
+    states = list(sample(model, x, alpha_bar, tau, 0.35, torch.Generator().manual_seed(5), True))
     assert times == [80, 44, 17, 3] and len(states) == 4
     noise = torch.Generator().manual_seed(5)
     for (t, s), state in zip([(80, 44), (44, 17), (17, 3), (3, 0)], states, strict=True):
         z = torch.randn(5, 2, dtype=torch.float64, generator=noise)
-        x = ddim_step(x, t, s, model(x, torch.full((5,), t)), alpha_bar, 0.35, z, True)
+        x = ddim_step(x, t, s, model(x, torch.full((5,), t)), z, alpha_bar, 0.35, True)
         assert torch.equal(x, state)
 
 
@@ -227,10 +227,10 @@ def test_eta_0_is_deterministic_and_needs_no_noise(mixture, randn):
 
     def x_0(seed, *eta):
         noise = torch.Generator().manual_seed(seed)
-        return last(sample(model, alpha_bar, x_T, tau, *eta, generator=noise))
+        return last(sample(model, x_T, alpha_bar, tau, *eta, generator=noise))
     assert torch.equal(x_0(1), x_0(2)) and torch.equal(x_0(1), x_0(3, 0.0))
     assert not torch.equal(x_0(1, 0.35), x_0(2, 0.35))
-    step = [ddim_step(x_T, 90, 20, x_T, alpha_bar, 0.0, randn(9)) for _ in range(2)]
+    step = [ddim_step(x_T, 90, 20, x_T, randn(9), alpha_bar, 0.0) for _ in range(2)]
     assert torch.equal(*step)
 
 
@@ -240,7 +240,7 @@ def test_eta_0_is_deterministic_and_needs_no_noise(mixture, randn):
 def test_exact_eps_recovers_the_mixture_in_50_steps(eta, spread, distance, clip, mixture, randn):
     """With the best eps, 50 of 1000 times give the data's law, the better the smaller eta is."""
     n, alpha_bar = 10_000, SCHEDULES["cosine"]
-    x = last(sample(mixture.eps_model(alpha_bar), alpha_bar, randn(n), subsequence(1000, 50), eta,
+    x = last(sample(mixture.eps_model(alpha_bar), randn(n), alpha_bar, subsequence(1000, 50), eta,
                     torch.Generator().manual_seed(8), clip))
     assert x.mean().item() == pytest.approx(mixture.mean, abs=0.02)
     assert x.var().item() == pytest.approx(mixture.variance, rel=spread)
@@ -289,8 +289,8 @@ def test_a_sample_is_the_same_in_any_batch(mixture, randn):
     alpha_bar, x_T = SCHEDULES["linear-80"], randn(4)
     model, tau = mixture.eps_model(alpha_bar), subsequence(80, 7)
     for eta, step in ((0.0, ddim_step), (0.35, ddim_step), (1.0, sigma_hat_step)):
-        whole = last(sample(model, alpha_bar, x_T, tau, eta, seeded(1, 2, 3, 4), step=step))
-        parts = [last(sample(model, alpha_bar, x_T[i], tau, eta, generators, step=step))
+        whole = last(sample(model, x_T, alpha_bar, tau, eta, seeded(1, 2, 3, 4), step=step))
+        parts = [last(sample(model, x_T[i], alpha_bar, tau, eta, generators, step=step))
                  for i, generators in (([0], seeded(1)), ([1, 2, 3], seeded(2, 3, 4)))]
         close(torch.cat(parts), whole)
 
@@ -302,7 +302,7 @@ def test_eta_0_draws_nothing_from_the_generator(mixture, randn):
     one, *each = generators = seeded(6, 7, 8, 9)
     for eta, untouched in ((0.0, True), (0.2, False)):
         for generator in (one, each):
-            last(sample(model, alpha_bar, randn(3), tau, eta, generator))
+            last(sample(model, randn(3), alpha_bar, tau, eta, generator))
         for g, fresh in zip(generators, seeded(6, 7, 8, 9), strict=True):
             assert torch.equal(g.get_state(), fresh.get_state()) == untouched
 
@@ -318,8 +318,8 @@ def test_sigma_hat_without_noise_is_the_step_of_eta_1(alpha_bar, clip, randn):
     silent = torch.zeros_like(eps)
     for eta in (1.0, 0.35):
         for s in (t - 1, t // 2):
-            close(sigma_hat_step(x_t, t, s, eps, alpha_bar, eta, silent, clip),
-                  ddim_step(x_t, t, s, eps, alpha_bar, eta, silent, clip))
+            close(sigma_hat_step(x_t, t, s, eps, silent, alpha_bar, eta, clip),
+                  ddim_step(x_t, t, s, eps, silent, alpha_bar, eta, clip))
 
 
 @pytest.mark.parametrize("eta", [1.0, 0.35])
@@ -330,11 +330,11 @@ def test_sigma_hats_variance(alpha_bar, eta, randn):
     x_t, eps, z = randn(3, 5), randn(3, 5), randn(3, 5)
     z[z.abs() < 0.1] = 0.1
     for t, s in [(T, T // 2), (T, 1), (T // 2, T // 3), (9, 2), (2, 1)]:
-        noise = (sigma_hat_step(x_t, t, s, eps, alpha_bar, eta, z)
-                 - sigma_hat_step(x_t, t, s, eps, alpha_bar, eta, 0 * z)) / z
+        noise = (sigma_hat_step(x_t, t, s, eps, z, alpha_bar, eta)
+                 - sigma_hat_step(x_t, t, s, eps, 0 * z, alpha_bar, eta)) / z
         close(noise**2, (1 - alpha_bar[t] / alpha_bar[s]).expand(3, 5), 1e-9)
         assert (noise > 0).all()
-    close(sigma_hat_step(x_t, T, 0, eps, alpha_bar, eta, z), predict_x_0(x_t, T, eps, alpha_bar))
+    close(sigma_hat_step(x_t, T, 0, eps, z, alpha_bar, eta), predict_x_0(x_t, T, eps, alpha_bar))
 
 
 def test_sigma_hat_is_ddpms_beta():
@@ -342,7 +342,7 @@ def test_sigma_hat_is_ddpms_beta():
     beta = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
     t = torch.arange(2, 1001)
     zero, one = torch.zeros(999, 1, dtype=torch.float64), torch.ones(999, 1, dtype=torch.float64)
-    noise = sigma_hat_step(zero, t, t - 1, zero, SCHEDULES["linear"], 1.0, one)
+    noise = sigma_hat_step(zero, t, t - 1, zero, one, SCHEDULES["linear"], 1.0)
     close(noise[:, 0]**2, beta[1:], 1e-9)
 
 
@@ -352,7 +352,7 @@ def test_sigma_hat_leaves_too_much_variance(randn):
     a_t, a_s = alpha_bar[700], alpha_bar[400]
     eps, z = randn(n, 1), randn(n, 1)
     x_s = sigma_hat_step(q_sample(torch.full_like(eps, 0.6), 700, eps, alpha_bar), 700, 400, eps,
-                         alpha_bar, 1.0, z)
+                         z, alpha_bar, 1.0)
     excess = (1 - a_t / a_s) * (1 - (1 - a_s) / (1 - a_t))
     assert excess > 0.01
     assert x_s.var().item() == pytest.approx((1 - a_s + excess).item(), rel=0.011)
@@ -365,11 +365,11 @@ def test_sample_takes_sigma_hat_steps(randn):
 
     def model(x, t):
         return (x + t[:, None] / 7).sin()
-    states = list(sample(model, alpha_bar, x, tau, 1.0, seeded(5)[0], True, sigma_hat_step))
+    states = list(sample(model, x, alpha_bar, tau, 1.0, seeded(5)[0], True, sigma_hat_step))
     noise = seeded(5)[0]
     for (t, s), state in zip([(80, 44), (44, 17), (17, 3), (3, 0)], states, strict=True):
         z = torch.randn(6, 2, dtype=torch.float64, generator=noise)
-        x = sigma_hat_step(x, t, s, model(x, torch.full((6,), t)), alpha_bar, 1.0, z, True)
+        x = sigma_hat_step(x, t, s, model(x, torch.full((6,), t)), z, alpha_bar, 1.0, True)
         assert torch.equal(x, state)
 
 
@@ -377,7 +377,7 @@ def test_sample_takes_sigma_hat_steps(randn):
 def test_sigma_hat_recovers_the_mixture_over_every_time(S, spread, mixture, randn):
     """Over all times sigma-hat is DDPM with variance beta: the data's law, roughly so in 8 hops."""
     n, alpha_bar = 10_000, SCHEDULES["linear-80"]
-    x = last(sample(mixture.eps_model(alpha_bar), alpha_bar, randn(n), subsequence(80, S), 1.0,
+    x = last(sample(mixture.eps_model(alpha_bar), randn(n), alpha_bar, subsequence(80, S), 1.0,
                     seeded(8)[0], step=sigma_hat_step))
     assert x.mean().item() == pytest.approx(mixture.mean, abs=0.03)
     assert x.var().item() == pytest.approx(mixture.variance, rel=spread)
@@ -406,7 +406,7 @@ def test_encode_yields_a_state_at_each_time_of_tau(randn):
         times.append(t[0].item())
         return (x + t[:, None] / 7).sin()
     x = randn(5, 2)
-    states = list(encode(model, alpha_bar, x, tau))
+    states = list(encode(model, x, alpha_bar, tau))
     assert times == [1, 3, 170, 444] and len(states) == 4
     for s, t, state in zip([0, 3, 170, 444], tau, states, strict=True):
         eps = model(x, torch.full((5,), max(s, 1)))
@@ -420,8 +420,8 @@ def test_decoding_undoes_encoding_as_S_grows(schedule, mixture):
     alpha_bar, x_0 = SCHEDULES[schedule], quantiles(mixture, 400)
     model, error = mixture.eps_model(alpha_bar), {}
     for S in (50, 100, 200, 400):
-        code = last(encode(model, alpha_bar, x_0, subsequence(1000, S)))
-        back = last(sample(model, alpha_bar, code, subsequence(1000, S)))
+        code = last(encode(model, x_0, alpha_bar, subsequence(1000, S)))
+        back = last(sample(model, code, alpha_bar, subsequence(1000, S)))
         error[S] = (back - x_0).abs().mean().item()
     assert error[400] < 0.01
     for S in (50, 100, 200):
@@ -432,7 +432,7 @@ def test_decoding_undoes_encoding_as_S_grows(schedule, mixture):
 def test_codes_of_the_mixture_are_standard_normal(schedule, mixture):
     """With the exact eps the codes of data have the law N(0, 1), in the order of the data."""
     alpha_bar, n = SCHEDULES[schedule], 2000
-    code = last(encode(mixture.eps_model(alpha_bar), alpha_bar, quantiles(mixture, n),
+    code = last(encode(mixture.eps_model(alpha_bar), quantiles(mixture, n), alpha_bar,
                        subsequence(1000, 1000)))
     assert (code.diff() > 0).all()
     gap = torch.special.ndtr(code) - (torch.arange(n) + 0.5) / n
@@ -443,8 +443,8 @@ def test_sampling_undoes_encoding_step_by_step_where_eps_is_constant(randn):
     """If the network says the same eps everywhere, encode's states are sample's, turned round."""
     alpha_bar, tau, x_0 = SCHEDULES["cosine"], [40, 300, 610, 1000], randn(3, 1, 2, 2)
     eps = randn(3, 1, 2, 2)
-    up = list(encode(lambda x, t: eps, alpha_bar, x_0, tau))
-    down = list(sample(lambda x, t: eps, alpha_bar, up[-1], tau))
+    up = list(encode(lambda x, t: eps, x_0, alpha_bar, tau))
+    down = list(sample(lambda x, t: eps, up[-1], alpha_bar, tau))
     close(torch.stack(down), torch.stack([x_0, *up[:-1]][::-1]), 1e-9)
 
 
@@ -499,4 +499,4 @@ def test_times_that_do_not_increase_within_the_chain_are_refused(tau, randn):
     alpha_bar, x = SCHEDULES["linear-80"], randn(2, 3)
     for run in (sample, encode):
         with pytest.raises(ValueError, match="tau must increase"):
-            next(run(lambda x, t: x, alpha_bar, x, tau))
+            next(run(lambda x, t: x, x, alpha_bar, tau))

@@ -172,8 +172,8 @@ def test_int_time_equals_tensor_time_per_image(randn):
         one = slice(i, i + 1)
         close(q_sample(x, t, y, alpha_bar)[one], q_sample(x[one], number, y[one], alpha_bar))
         close(predict_x_0(x, t, y, alpha_bar)[one], predict_x_0(x[one], number, y[one], alpha_bar))
-        close(ddpm_step(x, t, y, alpha_bar, z)[one],
-              ddpm_step(x[one], number, y[one], alpha_bar, z[one]))
+        close(ddpm_step(x, t, y, z, alpha_bar)[one],
+              ddpm_step(x[one], number, y[one], z[one], alpha_bar))
         for both, alone in zip(q_posterior(x, y, t, alpha_bar),
                                q_posterior(x[one], y[one], number, alpha_bar), strict=True):
             close(both[one], alone)
@@ -264,7 +264,7 @@ def test_whatever_a_network_predicts_it_samples_alike(mixture, randn):
     runs = {}
     for name, network in networks.items():
         eps_model, generator = OBJECTIVES[name].eps_model(network, alpha_bar), torch.Generator()
-        runs[name] = torch.stack(list(sample(eps_model, alpha_bar, x_T, generator.manual_seed(1))))
+        runs[name] = torch.stack(list(sample(eps_model, x_T, alpha_bar, generator.manual_seed(1))))
     for run in runs.values():
         close(run, runs["eps"], 1e-9)
 
@@ -310,7 +310,7 @@ def test_step_has_the_mean_of_algorithm_2(alpha_bar, randn):
     x_t, eps = randn(len(t), 3), randn(len(t), 3)
     alpha = (alpha_bar[1:] / alpha_bar[:-1])[:, None]
     expected = (x_t - (1 - alpha) / (1 - alpha_bar[1:, None]).sqrt() * eps) / alpha.sqrt()
-    close(ddpm_step(x_t, t, eps, alpha_bar, torch.zeros_like(x_t)), expected)
+    close(ddpm_step(x_t, t, eps, torch.zeros_like(x_t), alpha_bar), expected)
 
 
 @every_schedule
@@ -320,8 +320,8 @@ def test_step_adds_noise_of_variance_beta_tilde(alpha_bar, randn):
     x_t, eps, z = randn(len(t), 3), randn(len(t), 3), randn(len(t), 3)
     beta = 1 - alpha_bar[1:] / alpha_bar[:-1]
     deviation = ((1 - alpha_bar[:-1]) / (1 - alpha_bar[1:]) * beta).sqrt()[:, None]
-    still = ddpm_step(x_t, t, eps, alpha_bar, torch.zeros_like(x_t))
-    step = ddpm_step(x_t, t, eps, alpha_bar, z)
+    still = ddpm_step(x_t, t, eps, torch.zeros_like(x_t), alpha_bar)
+    step = ddpm_step(x_t, t, eps, z, alpha_bar)
     close(step - still, deviation * z)
     assert torch.equal(step[0], still[0]) and not torch.equal(step[1], still[1])
 
@@ -332,10 +332,10 @@ def test_clip_acts_on_the_predicted_x_0(randn):
     x_t, eps, z = 2 * randn(5, 6), randn(5, 6), randn(5, 6)
     x_0 = predict_x_0(x_t, t, eps, alpha_bar)
     mean, variance = q_posterior(x_0.clamp(-1, 1), x_t, t, alpha_bar)
-    clipped = ddpm_step(x_t, t, eps, alpha_bar, z, clip=True)
+    clipped = ddpm_step(x_t, t, eps, z, alpha_bar, clip=True)
     close(clipped, mean + variance.sqrt() * z)
     assert clipped.abs().max() > 1
-    inside, free = x_0.abs() <= 1, ddpm_step(x_t, t, eps, alpha_bar, z)
+    inside, free = x_0.abs() <= 1, ddpm_step(x_t, t, eps, z, alpha_bar)
     assert inside.any() and (~inside).any()
     close(clipped[inside], free[inside])
     assert ((clipped - free)[~inside].abs() > 1e-6).all()
@@ -345,8 +345,8 @@ def test_float32_stays_float32_with_float64_coefficients(randn):
     """Images keep their dtype; sqrt(1 - alpha_bar_1) = 0.01 is exact to float32's last digits."""
     alpha_bar, x, z = SCHEDULES["linear"], randn(2, 3).float(), randn(2, 3).float()
     results = [q_sample(x, 5, z, alpha_bar), predict_x_0(x, 5, z, alpha_bar),
-               *q_posterior(x, z, 5, alpha_bar), ddpm_step(x, 5, z, alpha_bar, z),
-               *sample(lambda x, t: x, linear_schedule(30), x)]
+               *q_posterior(x, z, 5, alpha_bar), ddpm_step(x, 5, z, z, alpha_bar),
+               *sample(lambda x, t: x, x, linear_schedule(30))]
     assert [r.dtype for r in results] == [torch.float32] * 35
     noise = q_sample(torch.zeros(1), 1, torch.ones(1), alpha_bar)
     assert noise.item() == pytest.approx(0.01, rel=2e-7)
@@ -358,8 +358,8 @@ WRONG = {
     "q_sample t as a column": lambda a, x, t: q_sample(x, t[:, None], x, a),
     "q_posterior x_0": lambda a, x, t: q_posterior(x[:, :1], x, t, a),
     "predict_x_0 eps": lambda a, x, t: predict_x_0(x, t, x[:1], a),
-    "ddpm_step z": lambda a, x, t: ddpm_step(x, t, x, a, x[:, :1]),
-    "ddpm_step eps": lambda a, x, t: ddpm_step(x, t, x[:, :1], a, x),
+    "ddpm_step z": lambda a, x, t: ddpm_step(x, t, x, x[:, :1], a),
+    "ddpm_step eps": lambda a, x, t: ddpm_step(x, t, x[:, :1], x, a),
     "v_to_eps v": lambda a, x, t: v_to_eps(x[:1], x, t, a),
     "l_v model": lambda a, x, t: OBJECTIVES["v"].loss(lambda x, t: x[:, :1], x, t, x, a),
     "l_simple model": lambda a, x, t: l_simple(lambda x, t: x[:, :1], x, t, x, a),
@@ -383,7 +383,7 @@ def test_sample_yields_every_state_and_asks_the_model_at_every_time():
         assert t.shape == (2,) and t.dtype == torch.int64 and (t == t[0]).all()
         times.append(t[0].item())
         return 0.1 * x
-    states = list(sample(model, alpha_bar, torch.ones(2, 1, 4, 4)))
+    states = list(sample(model, torch.ones(2, 1, 4, 4), alpha_bar))
     assert times == list(range(12, 0, -1))
     assert [x.shape for x in states] == [(2, 1, 4, 4)] * 12
 
@@ -397,13 +397,13 @@ def test_sample_is_its_steps(randn):
 
     def generator(seed):
         return torch.Generator().manual_seed(seed)
-    states = list(sample(model, alpha_bar, x_T, generator(5), clip=True))
+    states = list(sample(model, x_T, alpha_bar, generator(5), clip=True))
     noise, x = generator(5), x_T
     for t, state in zip(range(12, 0, -1), states, strict=True):
         z = torch.randn(3, 2, dtype=torch.float64, generator=noise)
-        x = ddpm_step(x, t, model(x, torch.full((3,), t)), alpha_bar, z, clip=True)
+        x = ddpm_step(x, t, model(x, torch.full((3,), t)), z, alpha_bar, clip=True)
         assert torch.equal(x, state)
-    other = list(sample(model, alpha_bar, x_T, generator(6), clip=True))
+    other = list(sample(model, x_T, alpha_bar, generator(6), clip=True))
     assert not torch.equal(other[-1], states[-1])
 
 
@@ -412,7 +412,7 @@ def test_exact_eps_recovers_the_mixture(schedule, clip, mixture, randn):
     """With the best eps, 1000 steps turn noise into the data's law: mean, variance, KS < 0.025."""
     n, alpha_bar = 6000, schedule(1000)
     model, noise = mixture.eps_model(alpha_bar), torch.Generator().manual_seed(8)
-    for x in sample(model, alpha_bar, randn(n), noise, clip):   # noqa: B007
+    for x in sample(model, randn(n), alpha_bar, noise, clip):   # noqa: B007
         pass
     assert x.mean().item() == pytest.approx(mixture.mean, abs=4 * math.sqrt(mixture.variance / n))
     assert x.var().item() == pytest.approx(mixture.variance, rel=0.05)
@@ -429,7 +429,7 @@ def test_exact_eps_recovers_a_gaussian(mean, variance):
     for t in range(1000, 0, -1):
         a = alpha_bar[t]
         eps = (1 - a).sqrt() * (points - a.sqrt() * mean) / (a * variance + 1 - a)
-        shift, slope, deviation = ddpm_step(points, t, eps, alpha_bar, z)
+        shift, slope, deviation = ddpm_step(points, t, eps, z, alpha_bar)
         m = shift + (slope - shift) * m
         v = (slope - shift) ** 2 * v + (deviation - shift) ** 2
     assert m.item() == pytest.approx(mean, abs=2e-3)

@@ -57,7 +57,7 @@ def test_ddpm_step(schedule, clip, t, randn):
     alpha_bar, x, eps = schedule(1000), 1.5 * randn(3, 1, 4, 4), randn(3, 1, 4, 4)
     z = torch.randn(x.shape, dtype=x.dtype, generator=seeded())
     expected = ddpm_scheduler(alpha_bar, clip).step(eps, t - 1, x, generator=seeded())
-    torch.testing.assert_close(ddpm_step(x, t, eps, alpha_bar, z, clip), expected.prev_sample,
+    torch.testing.assert_close(ddpm_step(x, t, eps, z, alpha_bar, clip), expected.prev_sample,
                                **TOLERANCE)
 
 
@@ -69,7 +69,7 @@ def test_ddpm_trajectory(schedule, T, clip, randn):
     """Every state of a DDPM run over all T times, with the same noise, is theirs."""
     alpha_bar, x = schedule(T), randn(3, 1, 4, 4)
     scheduler, noise = ddpm_scheduler(alpha_bar, clip), seeded()
-    ours, expected = list(ddpm_sample(model, alpha_bar, x, seeded(), clip)), []
+    ours, expected = list(ddpm_sample(model, x, alpha_bar, seeded(), clip)), []
     for t in scheduler.timesteps:
         eps = model(x, torch.full((3,), t.item() + 1))
         x = scheduler.step(eps, t, x, generator=noise).prev_sample
@@ -87,7 +87,7 @@ def test_ddim_step(schedule, clip, eta, steps, t, randn):
     z = randn(3, 1, 4, 4)
     expected = ddim_scheduler(alpha_bar, steps, clip).step(
         eps, t - 1, x, eta=eta, use_clipped_model_output=clip, variance_noise=z)
-    ours = ddim_step(x, t, t - 1000 // steps, eps, alpha_bar, eta, z, clip)
+    ours = ddim_step(x, t, t - 1000 // steps, eps, z, alpha_bar, eta, clip)
     torch.testing.assert_close(ours, expected.prev_sample, **TOLERANCE)
 
 
@@ -101,7 +101,7 @@ def test_ddim_trajectory(schedule, clip, eta, steps, randn):
     alpha_bar, x, tau = schedule(1000), randn(3, 1, 4, 4), subsequence(1000, steps)
     scheduler, noise = ddim_scheduler(alpha_bar, steps, clip), seeded()
     assert (scheduler.timesteps + 1).tolist() == tau[::-1]
-    ours, expected = list(ddim_sample(model, alpha_bar, x, tau, eta, seeded(), clip)), []
+    ours, expected = list(ddim_sample(model, x, alpha_bar, tau, eta, seeded(), clip)), []
     for t in scheduler.timesteps:
         eps = model(x, torch.full((3,), t.item() + 1))
         x = scheduler.step(eps, t, x, eta=eta, use_clipped_model_output=clip,
@@ -148,13 +148,13 @@ def test_ddim_in_any_spacing(spacing, steps, clip, eta, randn):
     x, noise, ours = x_T, seeded(), []
     for t, s in zip(starts, ends, strict=True):
         z = torch.randn(x.shape, dtype=x.dtype, generator=noise)
-        x = ddim_step(x, t, s, model(x, torch.full((3,), t)), alpha_bar, eta, z, clip)
+        x = ddim_step(x, t, s, model(x, torch.full((3,), t)), z, alpha_bar, eta, clip)
         ours.append(x)
     torch.testing.assert_close(torch.stack(ours), torch.stack(expected), **TOLERANCE)
     chained = ends == [*starts[1:], 0]
     assert chained == (spacing == "leading" or (spacing == "trailing" and 1000 % steps == 0))
     if chained:
-        run = list(ddim_sample(model, alpha_bar, x_T, starts[::-1], eta, seeded(), clip))
+        run = list(ddim_sample(model, x_T, alpha_bar, starts[::-1], eta, seeded(), clip))
         torch.testing.assert_close(torch.stack(run), torch.stack(expected), **TOLERANCE)
 
 
@@ -165,7 +165,7 @@ def test_eta_1_is_their_ddpm_in_any_spacing(spacing, steps, clip, randn):
     alpha_bar, x = linear_schedule(1000), randn(3, 1, 4, 4)
     scheduler, noise = ddpm_scheduler(alpha_bar, clip, steps, spacing), seeded()
     tau = (scheduler.timesteps.flip(0) + 1).tolist()
-    ours, expected = list(ddim_sample(model, alpha_bar, x, tau, 1.0, seeded(), clip)), []
+    ours, expected = list(ddim_sample(model, x, alpha_bar, tau, 1.0, seeded(), clip)), []
     for t in scheduler.timesteps:
         x = scheduler.step(model(x, torch.full((3,), t.item() + 1)), t, x,
                            generator=noise).prev_sample
@@ -185,7 +185,7 @@ def shipped():
     model = Model(model.network, model.config, precise=True)
     eps_model, alpha_bar, T = model.eps_model, model.alpha_bar, model.T
     x_T = torch.randn(2, 1, 28, 28, generator=seeded())
-    *_, ours = ddim_sample(eps_model, alpha_bar, x_T, subsequence(T, 50), clip=True)
+    *_, ours = ddim_sample(eps_model, x_T, alpha_bar, subsequence(T, 50), clip=True)
     return {"torch": torch, "network": model.network, "eps_model": eps_model,
             "alpha_bar": alpha_bar, "T": T, "x_T": x_T}, ours
 

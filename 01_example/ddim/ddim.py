@@ -15,8 +15,8 @@ from torch import Tensor
 from ddpm import EpsModel, Generators, at, noise_like, per_image, predict_x_0, q_sample
 
 
-def ddim_step(x_t: Tensor, t: int | Tensor, s: int | Tensor, eps: Tensor, alpha_bar: Tensor,
-              eta: float, z: Tensor, clip: bool = False) -> Tensor:
+def ddim_step(x_t: Tensor, t: int | Tensor, s: int | Tensor, eps: Tensor, z: Tensor,
+              alpha_bar: Tensor, eta: float, clip: bool = False) -> Tensor:
     """x_s from x_t and its predicted noise eps, for times 0 <= s < t (equations 12 and 16).
 
     eta = 0 adds no noise, eta = 1 as much as DDPM: from t to t - 1 it is then DDPM's step. `clip`
@@ -35,15 +35,15 @@ def ddim_step(x_t: Tensor, t: int | Tensor, s: int | Tensor, eps: Tensor, alpha_
             + per_image(sigma, x_t) * z)                            # random noise
 
 
-def sigma_hat_step(x_t: Tensor, t: int | Tensor, s: int | Tensor, eps: Tensor, alpha_bar: Tensor,
-                   eta: float, z: Tensor, clip: bool = False) -> Tensor:
+def sigma_hat_step(x_t: Tensor, t: int | Tensor, s: int | Tensor, eps: Tensor, z: Tensor,
+                   alpha_bar: Tensor, eta: float, clip: bool = False) -> Tensor:
     """ddim_step with the larger noise sigma-hat, sqrt(1 - a_t / a_s), of DDPM's beta (section 5).
 
     Only the noise is larger: the factor of eps keeps the sigma of eta (the paper takes eta = 1). A
     step to s = 0 adds no noise.
     """
     sigma_hat = (1 - at(alpha_bar, t) / at(alpha_bar, s)).sqrt() * (s > 0)
-    quiet = ddim_step(x_t, t, s, eps, alpha_bar, eta, torch.zeros_like(z), clip)
+    quiet = ddim_step(x_t, t, s, eps, torch.zeros_like(z), alpha_bar, eta, clip)
     return quiet + per_image(sigma_hat, x_t) * z
 
 
@@ -72,7 +72,7 @@ def check_times(tau: list[int], alpha_bar: Tensor) -> None:
 
 
 @torch.no_grad()
-def sample(eps_model: EpsModel, alpha_bar: Tensor, x_T: Tensor, tau: list[int], eta: float = 0.0,
+def sample(eps_model: EpsModel, x_T: Tensor, alpha_bar: Tensor, tau: list[int], eta: float = 0.0,
            generator: Generators = None, clip: bool = False, step: Callable = ddim_step
            ) -> Iterator[Tensor]:
     """Yields x at each earlier time of tau and at last x_0, each shaped like x_T, N(0, I) noise.
@@ -85,12 +85,12 @@ def sample(eps_model: EpsModel, alpha_bar: Tensor, x_T: Tensor, tau: list[int], 
     for t, s in zip(reversed(tau), reversed([0, *tau[:-1]]), strict=True):
         eps = eps_model(x_t, torch.full(x_t.shape[:1], t, device=x_t.device))
         z = noise_like(x_t, generator) if eta else torch.zeros_like(x_t)
-        x_t = step(x_t, t, s, eps, alpha_bar, eta, z, clip)
+        x_t = step(x_t, t, s, eps, z, alpha_bar, eta, clip)
         yield x_t
 
 
 @torch.no_grad()
-def encode(eps_model: EpsModel, alpha_bar: Tensor, x_0: Tensor, tau: list[int]) -> Iterator[Tensor]:
+def encode(eps_model: EpsModel, x_0: Tensor, alpha_bar: Tensor, tau: list[int]) -> Iterator[Tensor]:
     """Yields x at each time of tau, the last one the code x_T of the image x_0 (N, ...).
 
     These are Euler steps of the ODE behind eta = 0 (equation 14), from clean to noisy; sample with

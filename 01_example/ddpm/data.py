@@ -1,7 +1,8 @@
-"""The data sets, each as one uint8 tensor of images (N, 1, H, W): all that training reads."""
+"""The data sets, each as one uint8 tensor of images (N, C, H, W) with a label for each."""
 import hashlib
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,14 @@ MNIST_FILES = {   # raw file: its MD5 sum, once unpacked
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
+
+
+class Dataset(NamedTuple):
+    """All that training reads."""
+
+    images: Tensor                  # (N, C, H, W), uint8
+    labels: Tensor                  # (N,), int64: the number of each image's class
+    classes: tuple[str, ...]        # their names; none: the labels mean nothing
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -73,13 +82,16 @@ def import_torchvision() -> None:
             torch.library.define(name, "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
 
 
-def digits() -> Tensor:
-    """The 1,797 handwritten digits that scikit-learn brings along, (1797, 1, 8, 8), uint8."""
+def digits() -> tuple[Tensor, Tensor]:
+    """The 1,797 handwritten digits that scikit-learn brings along, (1797, 1, 8, 8), uint8, and
+    their labels 0..9."""
     from sklearn.datasets import load_digits
-    images = torch.from_numpy(load_digits().images)[:, None]   # whole numbers 0..16
-    return (images * 255 / 16).round().to(torch.uint8)
+    bunch = load_digits()
+    images = torch.from_numpy(bunch.images)[:, None]            # whole numbers 0..16
+    return (images * 255 / 16).round().to(torch.uint8), torch.from_numpy(bunch.target)
 
 
-def load(name: str, data_dir: Path = FOLDER) -> Tensor:
-    """The training images of the data set `mnist` or `digits`, (N, 1, H, W), uint8."""
-    return {"mnist": lambda: mnist(data_dir), "digits": digits}[name]()
+def load(name: str, data_dir: Path = FOLDER) -> Dataset:
+    """The training images of the data set `mnist` or `digits`, with their labels."""
+    images, labels = mnist_with_labels(data_dir) if name == "mnist" else digits()
+    return Dataset(images, labels.long(), tuple("0123456789"))

@@ -5,7 +5,8 @@ Time is theirs: t = 1..T is noisy, t = 0 is clean data. A schedule is the tensor
 float64 entries with alpha_bar[0] = 1, so alpha_bar[t] is read as written, and no step has a special
 case. In the code a_t is short for alpha_bar[t], and a_s for alpha_bar[s] at an earlier time s (here
 t - 1). Images x are (N, ...) tensors in [-1, 1]; t is an int, or an integer tensor (N,) with one
-time per image. `eps_model(x_t, t)` is any callable that takes such a tensor t and returns its
+time per image. Arguments stand in one order: images, times, alpha_bar, then settings, such as a
+generator. `eps_model(x_t, t)` is any callable that takes such a tensor t and returns its
 estimate of the noise in x_t, shaped like x_t.
 """
 import math
@@ -124,7 +125,7 @@ def predict_x_0(x_t: Tensor, t: int | Tensor, eps: Tensor, alpha_bar: Tensor) ->
     return per_image(1 / a_t.sqrt(), x_t) * x_t - per_image((1 / a_t - 1).sqrt(), x_t) * eps
 
 
-def ddpm_step(x_t: Tensor, t: int | Tensor, eps: Tensor, alpha_bar: Tensor, z: Tensor,
+def ddpm_step(x_t: Tensor, t: int | Tensor, eps: Tensor, z: Tensor, alpha_bar: Tensor,
               clip: bool = False) -> Tensor:
     """x_{t-1} from x_t and its predicted noise eps, with sigma_t^2 = beta_tilde_t (Algorithm 2).
 
@@ -154,11 +155,11 @@ def noise_like(x: Tensor, generator: Generators = None) -> Tensor:
 
 
 @torch.no_grad()
-def sample(eps_model: EpsModel, alpha_bar: Tensor, x_T: Tensor,
+def sample(eps_model: EpsModel, x_T: Tensor, alpha_bar: Tensor,
            generator: Generators = None, clip: bool = False) -> Iterator[Tensor]:
     """Algorithm 2: yields x_{T-1}, ..., x_1, x_0, each shaped like x_T, which is N(0, I) noise."""
     x_t = x_T
     for t in range(len(alpha_bar) - 1, 0, -1):
         eps = eps_model(x_t, torch.full(x_t.shape[:1], t, device=x_t.device))
-        x_t = ddpm_step(x_t, t, eps, alpha_bar, noise_like(x_t, generator), clip)
+        x_t = ddpm_step(x_t, t, eps, noise_like(x_t, generator), alpha_bar, clip)
         yield x_t

@@ -1,27 +1,23 @@
 """A trained model: network, schedule and configuration; the only place that knows its file."""
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from data import to_uint8
 from ddpm import SCHEDULES, noise_like
 from machinery.devices import autocast
 from machinery.drawing import generate
-from machinery.files import write
+from machinery.weights import load_weights, save_weights
 from objectives import OBJECTIVES
 from unet import UNet
 
 SHIPPED = Path(__file__).resolve().parents[1] / "weights" / "mnist.safetensors"
 
-Sampler = Callable[..., Iterator[Tensor]]   # sampler(eps_model, alpha_bar, x_T, generator=...)
+Sampler = Callable[..., Iterator[Tensor]]   # sampler(eps_model, x_T, alpha_bar, generator=...)
 
 
 @dataclass(frozen=True)
@@ -31,26 +27,31 @@ class Config:
     dataset: str = "mnist"
     epochs: int = 30
     batch_size: int = 128
-    lr: float = 2e-3
+    lr: float = 0.02
     timesteps: int = 1000
     schedule: str = "cosine"
     predict: str = "v"
     width: int = 64
     seed: int = 0
     size: int = 28
+    channels: int = 1
+    classes: tuple[str, ...] = ()            # their names; none: the network takes no labels
 
     def __post_init__(self) -> None:
         """Raises: TypeError or ValueError if no network belongs to this configuration."""
-        for name in ("width", "size", "timesteps"):
+        for name in ("width", "size", "timesteps", "channels"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}")
+        object.__setattr__(self, "classes", tuple(self.classes))        # of JSON's list
+        if not all(isinstance(name, str) for name in self.classes):
+            raise TypeError(f"the classes are {self.classes}")
         if self.size % 4 or self.predict not in OBJECTIVES or self.schedule not in SCHEDULES:
             raise ValueError(f"no network has {self}")
         SCHEDULES[self.schedule](self.timesteps)            # which may refuse
 
     def network(self) -> UNet:
         """A new U-Net of this kind."""
-        return UNet(self.width)
+        return UNet(self.width, self.channels, len(self.classes))
 
 
 class Model:
@@ -66,15 +67,15 @@ class Model:
         self.eps_model = OBJECTIVES[config.predict].eps_model(computed, self.alpha_bar)
 
     def states(self, sampler: Sampler, generators: list[torch.Generator]) -> Iterator[Tensor]:
-        """x_T, drawn from the generators, then what the sampler yields: (N, 1, H, W) each."""
-        shape = (len(generators), 1, self.config.size, self.config.size)
+        """x_T, drawn from the generators, then what the sampler yields: (N, C, H, W) each."""
+        shape = (len(generators), self.config.channels, self.config.size, self.config.size)
         x_T = noise_like(torch.empty(shape, device=self.device), generators)
         yield x_T
-        yield from sampler(self.eps_model, self.alpha_bar, x_T, generator=generators)
+        yield from sampler(self.eps_model, x_T, self.alpha_bar, generator=generators)
 
     def draw(self, sampler: Sampler, *, n: int, seed: int, steps: int
              ) -> tuple[Tensor, list[Tensor]]:
-        """n images, uint8 (n, 1, H, W), and some states of the first ones on their way."""
+        """n images, uint8 (n, C, H, W), and some states of the first ones on their way."""
         images, frames = generate(partial(self.states, sampler), n=n, seed=seed, steps=steps,
                                   on_gpu=self.device.type != "cpu")
         return to_uint8(images), [to_uint8(frame) for frame in frames]
@@ -85,23 +86,15 @@ class Model:
 
         Raises: OSError if the file is missing, damaged, or not a model of this course.
         """
-        if path.is_dir():
-            raise OSError(f"{path} is a folder: take the model.safetensors that train.py wrote "
-                          "into it")
-        if not path.is_file():
-            raise OSError(f"there is no file {path}")
-        path.open("rb").close()     # raises PermissionError; safe_open would report "no such file"
         try:
-            with safe_open(path, framework="pt") as file:
-                stored = json.loads((file.metadata() or {})["config"])
-                if set(stored) != {field.name for field in fields(Config)}:
-                    raise ValueError(f"the configuration has the keys {list(stored)}")
-                config = Config(**stored)
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors, stored = load_weights(path)
+            if set(stored) != {field.name for field in fields(Config)}:
+                raise ValueError(f"the configuration has the keys {list(stored)}")
+            config = Config(**stored)
             with torch.device("meta"):          # only shapes, until the tensors take their places
                 network = config.network()
             network.load_state_dict(tensors, assign=True)
-        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise OSError(f"{path} is damaged, or no model of this course: take a "
                           "model.safetensors that train.py wrote") from error
         network.to(device, memory_format=torch.channels_last).requires_grad_(False).eval()
@@ -115,11 +108,5 @@ def schedule(config: Config, device: torch.device) -> Tensor:
 
 
 def save_model(path: Path, network: nn.Module, config: Config) -> None:
-    """The network's tensors as safetensors, with the configuration as JSON in the header."""
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
-    write(path, save(tensors, metadata={"config": json.dumps(asdict(config))}))
-
-
-def digest(path: Path) -> str:
-    """A short name of a file's content, by which results know which weights they are of."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    """The network's tensors and its configuration as one file, with a sum of both."""
+    save_weights(path, network.state_dict(), asdict(config))

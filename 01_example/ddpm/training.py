@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,12 @@ from ddpm import noise_like
 from machinery.devices import autocast
 from machinery.processes import ddp, mean, print0, rank, shard
 from model import Config, schedule
+from muon import Muon
 from objectives import OBJECTIVES
 
+ADAM_SHARE = 0.1         # Adam's learning rate, as a share of Muon's
+UNKNOWN = 0.2            # the share of labels that the network is not told
+FALL = 0.2               # the share of all steps, at the end, in which the learning rate falls to 0
 EMA_DECAY = 0.999        # the averaged weights look back over about 1 / (1 - decay) steps
 WARM_UP = 0.02           # the share of all steps in which the learning rate climbs to its peak
 CLIP = 1.0               # the largest norm of a gradient
@@ -59,14 +64,18 @@ class Training:
     processes hold a copy each, and take their shares of every batch.
     """
 
-    def __init__(self, config: Config, images: Tensor, device: torch.device):
+    def __init__(self, config: Config, images: Tensor, device: torch.device,
+                 labels: Tensor | None = None):
+        """`labels` (N,) are needed if the network knows classes."""
         torch.manual_seed(config.seed)
         self.config, self.images = config, images.to(device)    # the whole set, on the device
         self.network = self.make_network().to(device, memory_format=torch.channels_last)
+        self.labels = labels.to(device) if config.classes else None
         example = to_unit(self.images[:1]), torch.ones(1, device=device)
         self.model = autocast(ddp(self.network, *example))      # what learns, on all processes
         self.ema = copy.deepcopy(self.network).requires_grad_(False)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), fused=True)
+        self.optimizer = self.make_optimizer()
+        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.generator = torch.Generator(device).manual_seed(config.seed)
         self.alpha_bar = schedule(config, device)
         self.steps = len(images) // config.batch_size           # an epoch
@@ -81,28 +90,51 @@ class Training:
         """The network that learns."""
         return self.config.network()
 
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """Muon for what is a matrix inside the network, Adam for the rest; the peak rates."""
+        network, lr = self.network, self.config.lr
+        outer = [network.stem.weight, network.head.weight]
+        outer += [network.label.weight] if self.config.classes else []
+        is_inner = [p.ndim > 1 and all(p is not q for q in outer) for p in network.parameters()]
+        matrices, others = ([p for p, inner in zip(network.parameters(), is_inner, strict=True)
+                             if inner == wanted] for wanted in (True, False))
+        return Muon(matrices, others, lr, ADAM_SHARE * lr)
+
     def progress(self) -> float:
         """The share of the training, 0..1, at the middle of the next step."""
         return (self.step + 0.5) / (self.steps * self.config.epochs)
 
-    def learning_rate(self) -> float:
-        """A short linear climb to the peak, then half a cosine down to 0."""
-        cosine = 0.5 + 0.5 * math.cos(math.pi * self.progress())
-        return self.config.lr * min(self.progress() / WARM_UP, cosine)
+    def pace(self) -> float:
+        """The learning rate as a share of its peak: a short climb, then 1, then a fall to 0. (Since
+        it is held in between, a training may go on with more epochs.)"""
+        return min(self.progress() / WARM_UP, 1.0, (1 - self.progress()) / FALL)
 
-    def loss(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    def hide(self, labels: Tensor) -> Tensor:
+        """The labels, a share UNKNOWN of them replaced by "class unknown", the number `classes`."""
+        u = torch.rand(labels.shape, generator=self.generator, device=self.generator.device)
+        return labels.masked_fill(u < UNKNOWN, len(self.config.classes))
+
+    def loss(self, x_0: Tensor, t: Tensor, eps: Tensor, labels: Tensor | None = None) -> Tensor:
         """The objective, on this process's own rows of the batch (each process draws the whole)."""
         x_0, t, eps = map(shard, (x_0, t, eps))
-        objective = OBJECTIVES[self.config.predict]
-        return objective.loss(self.model, x_0, t, eps, self.alpha_bar)
+        model = self.model if labels is None else partial(self.model, label=shard(labels))
+        return OBJECTIVES[self.config.predict].loss(model, x_0, t, eps, self.alpha_bar)
 
-    def update(self, x_0: Tensor) -> Tensor:
-        """One step on the images x_0 (N, 1, H, W); returns the loss, the mean of all processes."""
-        self.optimizer.param_groups[0]["lr"] = self.learning_rate()
-        loss = algorithm_1(self.loss, x_0, self.config.timesteps, self.optimizer, self.generator)
+    def update(self, x_0: Tensor, labels: Tensor | None = None) -> Tensor:
+        """One step on the images x_0 (N, C, H, W), which have these labels (N,), if the network
+        knows classes; returns the loss, the mean of all processes."""
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * self.pace()
+        told = None if labels is None else self.hide(labels)
+        loss = algorithm_1(partial(self.loss, labels=told), x_0, self.config.timesteps,
+                           self.optimizer, self.generator)
         self.step += 1
         update_ema(self.ema.parameters(), self.network.parameters(), self.step)
         return mean(loss)
+
+    def labels_of(self, batch: Tensor) -> Tensor | None:
+        """The labels of the images with these numbers; None if the network knows no classes."""
+        return None if self.labels is None else self.labels[batch]
 
     def new_order(self) -> Tensor:
         """The numbers of the images, shuffled."""
@@ -124,7 +156,7 @@ class Training:
                   desc=f"epoch {len(self.log) + 1} of {self.config.epochs}", leave=False,
                   disable=True if rank() else None) as bar:
             for i, batch in enumerate(self.order.split(size)[done:self.steps], done + 1):
-                unread.append(self.update(to_unit(self.images[batch])))
+                unread.append(self.update(to_unit(self.images[batch]), self.labels_of(batch)))
                 bar.update(size)
                 if i % self.read_every == 0 or i == self.steps:
                     self.add_losses(unread)

@@ -68,19 +68,21 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """Images (N, 1, H, W) and times (N,) in; a prediction, v by default, (N, 1, H, W) out.
+    """Images (N, C, H, W), times (N,) and perhaps labels (N,) in; a prediction (N, C, H, W) out.
 
     H and W are multiples of 4, such as MNIST's 28 and 8; `width` is the number of channels at half
-    the resolution, twice as many work at a quarter.
+    the resolution, twice as many work at a quarter. A network of so many `classes` knows the labels
+    0..classes - 1, and `classes` itself as "class unknown", which a call without labels means.
     """
 
-    def __init__(self, width: int = 64):
+    def __init__(self, width: int = 64, channels: int = 1, classes: int = 0):
         super().__init__()
         c1, c2, c_time = width, 2 * width, 4 * width
-        self.width = width
-        self.time = nn.Sequential(nn.Linear(width, c_time), nn.SiLU(),
-                                  nn.Linear(c_time, c_time), nn.SiLU())
-        self.stem = nn.Conv2d(4, c1, 3, padding=1)
+        self.width, self.channels, self.classes = width, channels, classes
+        self.time = nn.Sequential(nn.Linear(width, c_time), nn.SiLU(), nn.Linear(c_time, c_time))
+        if classes:
+            self.label = zero(nn.Embedding(classes + 1, c_time))
+        self.stem = nn.Conv2d(4 * channels, c1, 3, padding=1)
         self.down_1 = ResBlock(c1, c1, c_time)
         self.shrink = nn.Conv2d(c1, c1, 3, stride=2, padding=1)
         self.down_2, self.down_attention = ResBlock(c1, c2, c_time), Attention(c2)
@@ -88,12 +90,14 @@ class UNet(nn.Module):
         self.up_2, self.up_attention = ResBlock(c2 + c2, c2, c_time), Attention(c2)
         self.grow = nn.Conv2d(c2, c1, 3, padding=1)
         self.up_1 = ResBlock(c1 + c1, c1, c_time)
-        self.norm, self.head = nn.GroupNorm(1, c1), zero(nn.Conv2d(c1, 4, 3, padding=1))
+        self.norm, self.head = nn.GroupNorm(1, c1), zero(nn.Conv2d(c1, 4 * channels, 3,
+                                                                      padding=1))
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        assert x.ndim == 4 and x.shape[1] == 1 and t.shape == x.shape[:1], f"{x.shape}, {t.shape}"
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        assert x.ndim == 4 and x.shape[1] == self.channels, f"{tuple(x.shape)}"
+        assert t.shape == x.shape[:1], f"{tuple(t.shape)}: one time per image"
         assert x.shape[2] % 4 == x.shape[3] % 4 == 0, f"{x.shape[2:]}: sizes are multiples of 4"
-        time = self.time(time_embedding(t, self.width))                        # (N, 4 width)
+        time = F.silu(self.embedding(t, label))  # (N, 4 width)
         skips = []
         h = self.stem(F.pixel_unshuffle(x, 2))  # (N, width, H/2, W/2)
         h = self.down_1(h, time)
@@ -104,6 +108,15 @@ class UNet(nn.Module):
         h = self.up_attention(self.up_2(torch.cat([h, skips.pop()], dim=1), time))
         h = self.grow(F.interpolate(h, scale_factor=2.0))  # (N, width, H/2, W/2)
         h = self.up_1(torch.cat([h, skips.pop()], dim=1), time)
-        h = F.pixel_shuffle(self.head(F.silu(self.norm(h))), 2)                # (N, 1, H, W)
+        h = F.pixel_shuffle(self.head(F.silu(self.norm(h))), 2)                # (N, C, H, W)
         assert not skips
         return h.float()
+
+    def embedding(self, t: Tensor, label: Tensor | None) -> Tensor:
+        """What all blocks are told: the times and, if the network knows classes, the labels."""
+        time = self.time(time_embedding(t, self.width))
+        if not self.classes:
+            assert label is None, "this network knows no classes"
+            return time
+        unknown = torch.full_like(t, self.classes)
+        return time + self.label(unknown if label is None else label)

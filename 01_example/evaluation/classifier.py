@@ -1,17 +1,14 @@
 """A digit classifier: the eyes through which samples are judged."""
-import json
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from data import to_unit
 from machinery.devices import autocast
-from machinery.files import write
+from machinery.weights import load_weights, save_weights
 
 SHIPPED = Path(__file__).resolve().parents[1] / "weights" / "classifier.safetensors"
 BATCH = 128
@@ -77,21 +74,16 @@ def accuracy(network: Classifier, images: Tensor, labels: Tensor) -> float:
 
 
 def save_classifier(path: Path, network: Classifier, card: dict) -> None:
-    """The weights as safetensors, with facts about them as JSON in the header."""
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
-    write(path, save(tensors, metadata={"classifier": json.dumps(card)}))
+    """The weights and facts about them as one file, with a sum of both."""
+    save_weights(path, network.state_dict(), {"classifier": card})
 
 
 def load_classifier(path: Path, device: torch.device) -> Classifier:
     """The trained classifier, on the device. Raises: OSError if the file is not one."""
-    if not path.is_file():
-        raise OSError(f"there is no file {path}")
+    network = Classifier()
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-        network = Classifier()
-        network.load_state_dict(tensors)
-    except (SafetensorError, ValueError, RuntimeError) as error:
+        network.load_state_dict(load_weights(path)[0])
+    except (ValueError, RuntimeError) as error:
         raise OSError(f"{path} is damaged, or no classifier of this course: take the one that is "
                       "shipped, or what train_classifier.py wrote") from error
     return network.to(device).requires_grad_(False).eval()

@@ -27,7 +27,8 @@ from image_table import image_table
 from machinery.cli import Parser, count_flag, run, seed_flag
 from machinery.devices import device_flag
 from machinery.drawing import generator_of
-from model import SHIPPED, Model, digest
+from machinery.weights import digest
+from model import SHIPPED, Model
 from results import Results
 
 EXAMPLE = Path(__file__).resolve().parents[1]
@@ -46,7 +47,7 @@ def noise(model: Model, n: int, seed: int) -> Tensor:
 def decode(model: Model, x_T: Tensor, steps: int, eta: float = 0.0, seed: int = 0) -> Tensor:
     """x_0 (N, 1, H, W) from x_T in so many steps."""
     tau, generator = subsequence(model.T, steps), torch.Generator().manual_seed(seed)
-    states = sample(model.eps_model, model.alpha_bar, x_T, tau, eta, generator, clip=True)
+    states = sample(model.eps_model, x_T, model.alpha_bar, tau, eta, generator, clip=True)
     return deque(states, maxlen=1).pop()
 
 

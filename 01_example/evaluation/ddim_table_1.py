@@ -20,7 +20,8 @@ from ddim import ddim_step, sigma_hat_step
 from judge import LEAST, Judge
 from machinery.cli import Parser, count_flag, run, seed_flag
 from machinery.devices import device_flag
-from model import SHIPPED, Model, digest
+from machinery.weights import digest
+from model import SHIPPED, Model
 from results import Results
 from samplers import draw_ddim, draw_ddpm
 

@@ -23,7 +23,8 @@ from data import FOLDER, mnist, to_unit
 from ddim import encode, sample, subsequence
 from machinery.cli import Parser, count_flag, run
 from machinery.devices import device_flag
-from model import SHIPPED, Model, digest
+from machinery.weights import digest
+from model import SHIPPED, Model
 from results import Results
 
 EXAMPLE = Path(__file__).resolve().parents[1]
@@ -39,9 +40,9 @@ def restore(model: Model, images: torch.Tensor, steps: int) -> dict:
     bar = {"total": steps, "unit": "step", "leave": False}
     for part in images.split(BATCH):
         x_0 = to_unit(part).to(model.device)
-        up = encode(model.eps_model, model.alpha_bar, x_0, tau)
+        up = encode(model.eps_model, x_0, model.alpha_bar, tau)
         code = deque(tqdm(up, desc="encoding", **bar), maxlen=1).pop()
-        down = sample(model.eps_model, model.alpha_bar, code, tau)
+        down = sample(model.eps_model, code, model.alpha_bar, tau)
         back = deque(tqdm(down, desc="decoding", **bar), maxlen=1).pop()
         errors.append(((back - x_0) / 2).square().flatten(1).mean(1).double().cpu())
         squares.append(code.double().square().flatten(1).mean(1).cpu())

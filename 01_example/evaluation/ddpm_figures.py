@@ -44,7 +44,7 @@ def down(model: Model, x_t: Tensor, t: int, generators: list[torch.Generator], l
         eps = model.eps_model(x_t, torch.full(x_t.shape[:1], s, device=x_t.device))
         if s in looks:
             beliefs.append(to_uint8(predict_x_0(x_t, s, eps, model.alpha_bar)))
-        x_t = ddpm_step(x_t, s, eps, model.alpha_bar, noise_like(x_t, generators), clip=True)
+        x_t = ddpm_step(x_t, s, eps, noise_like(x_t, generators), model.alpha_bar, clip=True)
     return x_t, beliefs
 
 

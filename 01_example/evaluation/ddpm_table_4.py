@@ -24,7 +24,8 @@ from ddpm import noise_like
 from likelihood import prior_bits, terms
 from machinery.cli import Parser, count_flag, run
 from machinery.devices import device_flag
-from model import SHIPPED, Model, digest
+from machinery.weights import digest
+from model import SHIPPED, Model
 from results import Results
 
 EXAMPLE = Path(__file__).resolve().parents[1]

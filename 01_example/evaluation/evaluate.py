@@ -25,7 +25,8 @@ from machinery.cli import Parser, count_flag, fraction_flag, run, seed_flag
 from machinery.devices import device_flag
 from machinery.files import prepare, write
 from machinery.processes import group, local_first, rank
-from model import SHIPPED, Model, digest
+from machinery.weights import digest
+from model import SHIPPED, Model
 from samplers import draw_ddim, draw_ddpm
 
 

@@ -54,9 +54,9 @@ def autocast(network: nn.Module) -> Callable[..., Tensor]:
     kind = next(network.parameters()).device.type
     enabled = precision(kind) == torch.bfloat16
 
-    def computed(*inputs: Tensor) -> Tensor:
+    def computed(*inputs: Tensor, **options: Tensor) -> Tensor:
         with torch.autocast(kind, torch.bfloat16, enabled=enabled):
-            return network(*inputs).float()
+            return network(*inputs, **options).float()
     return computed
 
 
