@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ddpm"))
 
 from ddim import sample, subsequence
 from machinery.cli import count_flag, fraction_flag, run
-from machinery.drawing import prepare_outputs, sampling_parser, save
+from machinery.drawing import labels_asked, prepare_outputs, sampling_parser, save
 from machinery.processes import group
 from model import SHIPPED, Model
 
@@ -35,8 +35,9 @@ def main(argv: list[str] | None = None) -> None:
             parser.error(f"--steps {args.steps}: the model's chain has {model.T} steps")
         tau = subsequence(model.T, args.steps, args.spacing)
         sampler = partial(sample, tau=tau, eta=args.eta, clip=True)
-        images, frames = model.draw(sampler, n=args.n, seed=args.seed, steps=args.steps)
-        save(images, frames, args)
+        labels, n, columns = labels_asked(args, model.config.classes, parser)
+        images, frames = model.draw(sampler, n=n, seed=args.seed, steps=args.steps, labels=labels)
+        save(images, frames, args, columns)
 
 
 if __name__ == "__main__":

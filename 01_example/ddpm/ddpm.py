@@ -148,8 +148,10 @@ def noise_like(x: Tensor, generator: Generators = None) -> Tensor:
     A list of generators has one for each image, which is then the same in any batch.
     """
     if isinstance(generator, Sequence):
-        return torch.cat([noise_like(x_i, g)
-                          for x_i, g in zip(x.split(1), generator, strict=True)])
+        noise = torch.empty(x.shape, dtype=x.dtype, device=generator[0].device)
+        for row, g in zip(noise, generator, strict=True):
+            row.normal_(generator=g)
+        return noise.to(x.device)                       # one copy for all images
     device = x.device if generator is None else generator.device
     return torch.randn(x.shape, dtype=x.dtype, device=device, generator=generator).to(x.device)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from data import to_uint8
-from ddpm import SCHEDULES, noise_like
+from ddpm import SCHEDULES, EpsModel, noise_like
 from machinery.devices import autocast
 from machinery.drawing import generate
 from machinery.weights import load_weights, save_weights
@@ -63,20 +63,38 @@ class Model:
         self.device = next(network.parameters()).device
         self.alpha_bar = schedule(config, self.device)
         self.T = config.timesteps
-        computed = network if precise else autocast(network)
-        self.eps_model = OBJECTIVES[config.predict].eps_model(computed, self.alpha_bar)
+        self.computed = network if precise else autocast(network)
+        self.objective = OBJECTIVES[config.predict]
+        self.eps_model = self.objective.eps_model(self.computed, self.alpha_bar)
 
-    def states(self, sampler: Sampler, generators: list[torch.Generator]) -> Iterator[Tensor]:
+    def conditional(self, labels: Tensor) -> EpsModel:
+        """The eps_model of images with these labels, (N,), of a network that knows classes."""
+        asked = partial(self.computed, label=labels.to(self.device))
+        return self.objective.eps_model(asked, self.alpha_bar)
+
+    def states(self, sampler: Sampler, eps_model: EpsModel, generators: list[torch.Generator]
+               ) -> Iterator[Tensor]:
         """x_T, drawn from the generators, then what the sampler yields: (N, C, H, W) each."""
         shape = (len(generators), self.config.channels, self.config.size, self.config.size)
         x_T = noise_like(torch.empty(shape, device=self.device), generators)
         yield x_T
-        yield from sampler(self.eps_model, x_T, self.alpha_bar, generator=generators)
+        yield from sampler(eps_model, x_T, self.alpha_bar, generator=generators)
 
-    def draw(self, sampler: Sampler, *, n: int, seed: int, steps: int
+    def draw(self, sampler: Sampler, *, n: int, seed: int, steps: int,
+             labels: Tensor | None = None, conditional: Callable[[Tensor], EpsModel] | None = None
              ) -> tuple[Tensor, list[Tensor]]:
-        """n images, uint8 (n, C, H, W), and some states of the first ones on their way."""
-        images, frames = generate(partial(self.states, sampler), n=n, seed=seed, steps=steps,
+        """n images, uint8 (n, C, H, W), and some states of the first ones on their way.
+
+        With labels (n,) each image is of its class: `conditional` makes an eps_model of labels; by
+        default that is the method of this name.
+        """
+        def states(numbers: range, generators: list[torch.Generator]) -> Iterator[Tensor]:
+            eps_model = self.eps_model
+            if labels is not None:
+                eps_model = (conditional or self.conditional)(labels[numbers.start:numbers.stop])
+            return self.states(sampler, eps_model, generators)
+
+        images, frames = generate(states, n=n, seed=seed, steps=steps,
                                   on_gpu=self.device.type != "cpu")
         return to_uint8(images), [to_uint8(frame) for frame in frames]
 

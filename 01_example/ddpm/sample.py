@@ -9,7 +9,7 @@ from functools import partial
 
 from ddpm import sample
 from machinery.cli import run
-from machinery.drawing import prepare_outputs, sampling_parser, save
+from machinery.drawing import labels_asked, prepare_outputs, sampling_parser, save
 from machinery.processes import group
 from model import SHIPPED, Model
 
@@ -21,9 +21,10 @@ def main(argv: list[str] | None = None) -> None:
     prepare_outputs(args, parser)
     with group(args.device, parser):
         model = Model.load(args.weights, args.device)
-        images, frames = model.draw(partial(sample, clip=True), n=args.n, seed=args.seed,
-                                    steps=model.T)
-        save(images, frames, args)
+        labels, n, columns = labels_asked(args, model.config.classes, parser)
+        images, frames = model.draw(partial(sample, clip=True), n=n, seed=args.seed,
+                                    steps=model.T, labels=labels)
+        save(images, frames, args, columns)
 
 
 if __name__ == "__main__":

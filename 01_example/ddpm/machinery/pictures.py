@@ -9,19 +9,25 @@ from torch import Tensor
 
 
 def grid(images: Tensor, width: int = 600, columns: int | None = None) -> Image.Image:
-    """uint8 images (N, 1, H, W) with grey lines between, enlarged to about width.
+    """uint8 images (N, C, H, W), grey or RGB, with lines between, enlarged to about width.
 
     They stand in a square, unless the number of columns is given.
     """
-    n, _, h, w = images.shape
+    n, channels, h, w = images.shape
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
-    canvas = np.full((rows * (h + 1) + 1, columns * (w + 1) + 1), 96, dtype=np.uint8)
-    for i, image in enumerate(images[:, 0].cpu().numpy()):
+    canvas = np.full((rows * (h + 1) + 1, columns * (w + 1) + 1, channels), 96, np.uint8)
+    for i, image in enumerate(channels_last(images)):
         top, left = 1 + i // columns * (h + 1), 1 + i % columns * (w + 1)
         canvas[top:top + h, left:left + w] = image
     scale = max(1, width // canvas.shape[1])
-    return Image.fromarray(canvas.repeat(scale, axis=0).repeat(scale, axis=1))
+    enlarged = canvas.repeat(scale, axis=0).repeat(scale, axis=1)
+    return Image.fromarray(enlarged[..., 0] if channels == 1 else enlarged)
+
+
+def channels_last(images: Tensor) -> np.ndarray:
+    """uint8 images (N, C, H, W) as an array (N, H, W, C)."""
+    return images.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def png(picture: Image.Image) -> bytes:
@@ -32,8 +38,10 @@ def png(picture: Image.Image) -> bytes:
 
 
 def gif(pictures: list[Image.Image], seconds: float = 4.0, pause: float = 2.0) -> bytes:
-    """The pictures in 16 greys, as the content of an endless GIF that rests on the last one."""
-    pictures = [picture.point([v // 16 * 17 for v in range(256)]) for picture in pictures]
+    """The pictures in 16 greys or 64 colours, as the content of an endless GIF that rests on the
+    last one."""
+    pictures = [picture.point([v // 16 * 17 for v in range(256)]) if picture.mode == "L"
+                else picture.quantize(64) for picture in pictures]
     each = 1000 * seconds / len(pictures)
     durations = [each] * (len(pictures) - 1) + [1000 * pause]
     buffer = io.BytesIO()
@@ -55,7 +63,7 @@ def curve(log: list[dict]) -> bytes:
 
 
 def strip(drawn: dict[int, Tensor]) -> bytes:
-    """uint8 images (N, 1, H, W) by the epoch after which they were drawn, a row each; a PNG."""
+    """uint8 images (N, C, H, W) by the epoch after which they were drawn, a row each; a PNG."""
     from matplotlib.figure import Figure
     epochs = sorted(drawn)
     columns = len(drawn[epochs[0]])
