@@ -18,12 +18,13 @@ import costs  # noqa: E402
 from benchmark import Work  # noqa: E402
 from contestants import Ours  # noqa: E402
 from data import import_torchvision, to_unit  # noqa: E402
+from muon import Muon  # noqa: E402
 from unet import Attention, UNet  # noqa: E402
 
 CPU = torch.device("cpu")
 BF16 = torch.cpu._is_avx512_bf16_supported()
 ABLATIONS = [contestants.ChannelsFirst, contestants.Float32, contestants.Loaded,
-             contestants.PlainAdam, contestants.Kernel]
+             contestants.FusedAdam, contestants.Kernel]
 
 
 # --- who is measured ------------------------------------------------------------------------------
@@ -51,9 +52,8 @@ def test_one_thing_is_taken_away_and_no_other(kind):
             kind is not contestants.ChannelsFirst)
         assert {type(m) for m in network.modules() if isinstance(m, Attention)} == {
             contestants.KernelAttention if kind is contestants.Kernel else Attention}
-    assert bool(contestant.optimizer.param_groups[0]["fused"]) == (
-        kind is not contestants.PlainAdam)
-    assert (contestant.hop is None) == (kind in (contestants.Loaded, contestants.PlainAdam))
+    assert isinstance(contestant.optimizer, Muon) == (kind is not contestants.FusedAdam)
+    assert (contestant.hop is None) == (kind in (contestants.Loaded, contestants.FusedAdam))
 
 
 def test_compiled_asks_for_both_networks():

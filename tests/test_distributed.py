@@ -66,8 +66,8 @@ def ends(processes: list[subprocess.Popen]) -> list[Result]:
 def small(batch_size: int):
     """A training of the small digits in float32 that has not begun, and its batches in order."""
     from training import Training
-    config = Config(seed=3, width=8, size=8, lr=1e-3, batch_size=batch_size, epochs=2)
-    training = Training(config, digits(), torch.device("cpu"))
+    config = Config(seed=3, width=8, size=8, batch_size=batch_size, epochs=2)
+    training = Training(config, digits()[0], torch.device("cpu"))
     example = torch.zeros(1, 1, 8, 8), torch.ones(1)
     training.model = group_module.ddp(training.network, *example)
     return training, to_unit(training.images).split(batch_size)

@@ -27,8 +27,9 @@ from frechet import frechet_distance, standard_error  # noqa: E402
 from judge import Judge  # noqa: E402
 from likelihood import decoder_bits, prior_bits, step_bits, terms  # noqa: E402
 from machinery.cli import Parser  # noqa: E402
+from machinery.weights import digest, save_weights  # noqa: E402
 from model import SHIPPED as WEIGHTS  # noqa: E402
-from model import Config, Model, digest  # noqa: E402
+from model import Config, Model  # noqa: E402
 from results import Results  # noqa: E402
 from samplers import draw_ddim  # noqa: E402
 from unet import UNet  # noqa: E402
@@ -251,8 +252,8 @@ def test_model_draws_the_same_image_whatever_n():
 
 
 def test_digest_names_a_content(tmp_path):
-    for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
-        (tmp_path / name).write_bytes(content)
+    for name, value in (("a", 1.0), ("b", 1.0), ("c", 2.0)):
+        save_weights(tmp_path / name, {"w": torch.tensor([value])}, {})
     a, b, c = (digest(tmp_path / name) for name in "abc")
     assert a == b != c
 
@@ -390,9 +391,9 @@ def test_the_clock_of_minutes_stands_still_while_samples_are_judged(script, monk
     training = minutes.Clocked(Config(**minutes.CONFIG, epochs=1),
                                strokes(256, 1)[0], CPU, seconds=8.0)
     training.spent = 4.0
-    assert training.learning_rate() == pytest.approx(1e-3)  # half of the peak
+    assert training.pace() == pytest.approx(0.5)
     training.spent = 9.0
-    assert training.learning_rate() == pytest.approx(0)
+    assert training.pace() == pytest.approx(0)
 
 
 def test_minutes_needs_the_other_package(script, monkeypatch, capsys):

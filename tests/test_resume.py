@@ -327,7 +327,7 @@ def test_the_line_names_step_batch_and_checkpoint(call, script, tmp_path, monkey
     """At step 10: its epoch, batch and seed, and the last good checkpoint, which is whole."""
     training, calls = training_module.Training, iter(range(1, 10**9))
     update = training.update
-    monkeypatch.setattr(training, "update", lambda self, x_0: update(self, x_0) * (
+    monkeypatch.setattr(training, "update", lambda self, *batch: update(self, *batch) * (
         loss if next(calls) == 10 else 1))
     result = call("ddpm", "train", *LONG, "--out", tmp_path)
     result.refuses(1, "step 10 ", f" {loss} ", "seed 3", "epoch 2", "batch 3 of 7",

@@ -100,6 +100,44 @@ def test_times_that_do_not_fit_are_refused(network, images, times):
         network(images(2), torch.full(times, 5))
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_come_out_as_they_go_in(channels):
+    """A network of three channels takes and returns three, and mixes them."""
+    torch.manual_seed(5)
+    network = UNet(8, channels)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape))
+    x = torch.randn(2, channels, 8, 8, requires_grad=True)
+    y = network(x, torch.tensor([3, 9]))
+    assert y.shape == x.shape
+    y[:, 0].sum().backward()
+    assert (x.grad.abs().sum((0, 2, 3)) > 0).all()
+    with pytest.raises(AssertionError):
+        network(torch.zeros(2, 4 - channels, 8, 8), torch.tensor([3, 9]))
+
+
+def test_a_label_changes_its_image_only(images):
+    """New, a network says the same for all labels; trained, another label moves its own image, and
+    no label means the last row, "class unknown"."""
+    torch.manual_seed(5)
+    network, x, t = UNet(8, classes=3), images(3), torch.tensor([1, 40, 700])
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name != "label.weight":
+                parameter.add_(0.2 * torch.randn(parameter.shape))
+        assert torch.equal(network(x, t), network(x, t, torch.tensor([0, 1, 2])))
+        network.label.weight.normal_()
+        plain, told = network(x, t), network(x, t, torch.tensor([3, 1, 3]))
+    torch.testing.assert_close(plain[[0, 2]], told[[0, 2]])
+    assert (plain[1] - told[1]).abs().max() > 1e-3
+
+
+def test_labels_for_a_network_without_classes_are_refused(images):
+    with pytest.raises(AssertionError, match="no classes"):
+        UNet(8)(images(2), torch.tensor([1, 2]), torch.tensor([0, 1]))
+
+
 @pytest.mark.parametrize("dim", [8, 64])
 def test_time_embedding_equals_its_formula(dim):
     """Row i holds sin and cos of t_i 10000^(-2k / dim), k = 0..dim/2 - 1, sines first."""

@@ -148,6 +148,8 @@ def noise_like(x: Tensor, generator: Generators = None) -> Tensor:
     A list of generators has one for each image, which is then the same in any batch.
     """
     if isinstance(generator, Sequence):
+        if len(generator) != len(x):
+            raise ValueError(f"{len(x)} images need as many generators, not {len(generator)}")
         noise = torch.empty(x.shape, dtype=x.dtype, device=generator[0].device)
         for row, g in zip(noise, generator, strict=True):
             row.normal_(generator=g)

@@ -12,7 +12,7 @@ def orthogonal(g: Tensor) -> Tensor:
     and Schulz, with Jordan's coefficients."""
     tall = len(g) > g.shape[1]
     x = (g.T if tall else g) / (g.norm() + 1e-7)
-    gram, p = x @ x.T, torch.eye(len(x), device=x.device)   # p, a polynomial of gram, applies last
+    gram, p = x @ x.T, torch.eye(len(x)).to(x)    # p, a polynomial of gram, applies last
     for _ in range(5):
         square = p @ p @ gram
         p = 3.4445 * p + (2.0315 * square @ square - 4.775 * square) @ p
@@ -30,8 +30,9 @@ class Muon(torch.optim.Optimizer):
     def step(self) -> None:
         """One step: momentum 0.95 after Nesterov; for Adam beta_1 = 0.9, beta_2 = 0.999."""
         for p, g, lr, rule in [(p, p.grad, group["lr"], group["rule"])
-                               for group in self.param_groups for p in group["params"]]:
-            state = self.state[p] or self.state.setdefault(p, {})
+                               for group in self.param_groups for p in group["params"]
+                               if p.grad is not None]:
+            state = self.state[p]
             m = state.setdefault("m", torch.zeros_like(g)).lerp_(g, 0.05 if rule == "muon" else 0.1)
             if rule == "muon":
                 update = orthogonal(g.lerp(m, 0.95).flatten(1))

@@ -24,9 +24,9 @@ from judge import LEAST, Judge
 from machinery.cli import Parser, count_flag, run, width_flag
 from machinery.devices import device_flag
 from model import Config, Model
+from recipes import AdamTraining
 from results import Results
 from samplers import draw_ddim
-from training import Training
 
 EXAMPLE = Path(__file__).resolve().parents[1]
 
@@ -66,7 +66,7 @@ def train_and_measure(kind: str, seed: int, args, images, judge: Judge) -> dict:
     config = Config(epochs=args.epochs, batch_size=BATCH_SIZE, lr=LEARNING_RATE,
                     timesteps=TIMESTEPS, schedule=schedule, predict=predict, width=args.width,
                     seed=seed)
-    training = Training(config, images, args.device)
+    training = AdamTraining(config, images, args.device)
     training.model = training.network                   # not bfloat16
     for _ in range(args.epochs):
         training.epoch()

@@ -5,7 +5,7 @@ r"""Is fast also good? Frechet distance against minutes of training, ours and an
 
 trains our U-Net, and then the Unet(dim=32, dim_mults=(1, 2, 4, 8)) of denoising-diffusion-pytorch
 on images padded to the 32 x 32 that it needs, half an hour each on the same cores, by the same
-steps: train.py's, with its batches, loss, optimiser and averaged weights, in bfloat16 where the
+steps: train.py's batches, loss and averaged weights, with Adam (recipes.py), in bfloat16 where the
 device is fast at that, the learning rate annealed over the minutes. The other network's peak rate
 is a quarter of ours, since of three rates it learned fastest with that one. Now and then the clock
 stands still, and samples are drawn and judged. Writes 01_example/evaluation/results/minutes.json,
@@ -35,9 +35,9 @@ from judge import LEAST, Judge
 from machinery.cli import Parser, count_flag, positive_flag, run, seed_flag
 from machinery.devices import device_flag
 from model import Config, Model
+from recipes import AdamTraining
 from results import Results
 from samplers import draw_ddim
-from training import Training
 
 EXAMPLE = Path(__file__).resolve().parents[1]
 LOOKS = (1 / 30, 1 / 15, 2 / 15, 4 / 15, 1 / 2, 1)  # shares of the time, after which it is judged
@@ -45,8 +45,8 @@ CONFIG = {"batch_size": 128, "lr": 2e-3, "timesteps": 1000, "schedule": "cosine"
           "width": 64}
 
 
-class Clocked(Training):
-    """train.py's training, annealed over seconds in place of steps."""
+class Clocked(AdamTraining):
+    """The training, annealed over seconds in place of steps."""
 
     margin = 0               # pixels around an image
 
@@ -75,9 +75,9 @@ class Other(Clocked):
 
     margin = 2
 
-    def learning_rate(self) -> float:
-        """A quarter: three minutes led to a loss of 0.34 so, of 0.52 with the whole rate."""
-        return super().learning_rate() / 4
+    def pace(self) -> float:
+        """A quarter of ours: after three minutes the loss was 0.34, with our whole rate 0.52."""
+        return super().pace() / 4
 
     def make_network(self) -> nn.Module:
         """The package's network."""
