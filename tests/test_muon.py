@@ -37,7 +37,7 @@ def test_orthogonal_equals_the_recursion_on_the_matrix_itself(gradient):
     for _ in range(5):
         s = x @ x.T
         x = 3.4445 * x - 4.7750 * s @ x + 2.0315 * s @ s @ x
-    torch.testing.assert_close(orthogonal(g), x, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(orthogonal(g), x, rtol=1e-5, atol=1e-5)
 
 
 def test_muon_steps_by_the_rate_alone(gradient):

@@ -22,7 +22,7 @@ from data import to_uint8
 from machinery import cli, drawing, files, pictures
 from machinery.checkpoint import Checkpointer
 from machinery.weights import load_weights, save_weights
-from model import SHIPPED, Config
+from model import SHIPPED, Config, save_model
 from unet import UNet
 
 FOLDERS = ["ddpm", "ddim"]
@@ -523,3 +523,65 @@ def test_full_disk_leaves_the_old_picture(weights, tmp_path):
     result.refuses(1, "samples.png")
     assert (tmp_path / "samples.png").read_bytes() == b"the old picture"
     assert names(tmp_path) == ["samples.png"]
+
+
+# --- labels and colours ---------------------------------------------------------------------------
+
+def in_general_position(path: Path, **settings) -> Path:
+    """A file of a small network whose parameters are all random."""
+    torch.manual_seed(2)
+    config = Config(timesteps=12, width=8, size=8, **settings)
+    network = config.network()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape))
+    save_model(path, network, config)
+    return path
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_label_all_draws_a_row_for_each_class(call, folder, tmp_path):
+    """--label all --n 3: ten rows of three; the row of class 4 is what --label 4 draws with the
+    same noise, and differs from what no label draws."""
+    path = in_general_position(tmp_path / "m.safetensors", classes=tuple("0123456789"))
+    flags = ["--weights", path, "--device", "cpu", *(["--steps", 6] if folder == "ddim" else [])]
+    for name, more in (("all", ["--label", "all", "--n", 3]), ("four", ["--label", 4, "--n", 15]),
+                       ("none", ["--n", 15])):
+        result = call(folder, "sample", *flags, *more, "--out", tmp_path / f"{name}.npy")
+        assert result.status == 0, result
+    every, four, none = (np.load(tmp_path / f"{name}.npy").astype(int)
+                         for name in ("all", "four", "none"))
+    assert every.shape == (30, 8, 8)
+    assert abs(every[12:15] - four[12:15]).max() <= 8           # the other images of the batch
+    assert abs(four - none).max() > 0
+    call(folder, "sample", *flags, "--label", "all", "--n", 3, "--out", tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as picture:
+        canvas = grid(picture, 3, 10)
+    assert abs(canvas[1 + 9 * 4:9 + 9 * 4, 1:9].astype(int) - every[12]).max() <= 8
+
+
+def test_label_of_a_model_without_classes_is_refused(call, tmp_path):
+    """--label and --label all need a network that knows classes: exit status 2."""
+    (tmp_path / "model.safetensors").write_bytes(saved())
+    for label in ("7", "all"):
+        call("ddim", "sample", "--weights", tmp_path / "model.safetensors", "--steps", 2, "--label",
+             label, "--out", tmp_path / "a.png").refuses(2, "--label", "no classes")
+
+
+def test_colours_are_drawn_in_all_files(call, tmp_path):
+    """A network of three channels: an RGB picture, an array (N, H, W, 3), a film in colour."""
+    path = in_general_position(tmp_path / "m.safetensors", channels=3)
+    flags = ["--weights", path, "--steps", 4, "--n", 4, "--device", "cpu"]
+    assert call("ddim", "sample", *flags, "--out", tmp_path / "a.npy").status == 0
+    assert call("ddim", "sample", *flags, "--out", tmp_path / "a.png", "--animate",
+                tmp_path / "a.gif").status == 0
+    images = np.load(tmp_path / "a.npy")
+    assert images.shape == (4, 8, 8, 3) and images.dtype == np.uint8
+    with Image.open(tmp_path / "a.png") as picture, Image.open(tmp_path / "a.gif") as film:
+        assert picture.mode == "RGB"
+        canvas = np.asarray(picture)[::picture.width // 19, ::picture.width // 19]
+        film.seek(film.n_frames - 1)
+        last = np.asarray(film.convert("RGB"))[::film.width // 19, ::film.width // 19]
+    assert np.array_equal(canvas[1:9, 10:18], images[1])
+    assert abs(last[1:9, 10:18].astype(int) - images[1]).mean() < 20           # 64 colours
+    assert abs(images[..., 0].astype(int) - images[..., 2]).mean() > 60

@@ -20,14 +20,14 @@ def zero(layer: nn.Module) -> nn.Module:
 
 
 def time_embedding(t: Tensor, dim: int) -> Tensor:
-    """Sines and cosines of t (N,), dim / 2 frequencies from 1 to 1 / 10,000: (N, dim)."""
+    """Sines and cosines of t (N,), of dim / 2 frequencies from 1 to 1 / 10,000."""
     exponents = torch.arange(dim // 2, device=t.device) * (-math.log(1e4) / (dim // 2))
     angles = t[:, None].float() * torch.exp(exponents)  # (N, dim / 2), a row per image
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 class ResBlock(nn.Module):
-    """x + conv(SiLU(norm(conv(SiLU(norm(x)))))); time scales, shifts the second norm."""
+    """x + conv(SiLU(norm(conv(SiLU(norm(x)))))); time scales and shifts norm_2."""
 
     def __init__(self, c_in: int, c_out: int, c_time: int):
         super().__init__()
