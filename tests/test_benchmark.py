@@ -18,7 +18,7 @@ import costs  # noqa: E402
 from benchmark import Work  # noqa: E402
 from contestants import Ours  # noqa: E402
 from data import import_torchvision, to_unit  # noqa: E402
-from muon import Muon  # noqa: E402
+from machinery.muon import Muon  # noqa: E402
 from unet import Attention, UNet  # noqa: E402
 
 CPU = torch.device("cpu")

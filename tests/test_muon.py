@@ -1,10 +1,10 @@
-"""muon.py: orthogonal steps for matrices, Adam's for the rest."""
+"""machinery/muon.py: orthogonal steps for matrices, Adam's for the rest."""
 import copy
 
 import pytest
 import torch
 
-from muon import Muon, orthogonal
+from machinery.muon import Muon, orthogonal
 
 
 @pytest.fixture

@@ -1,11 +1,9 @@
 r"""DDIM, what is new over DDPM: long steps with any share of noise, and the way back to the noise.
 
 Equations are those of Song, Meng and Ermon 2020 (arXiv 2010.02502), whose alpha is our alpha_bar:
-T + 1 float64 entries, alpha_bar[0] = 1. Images x are (N, ...) tensors in [-1, 1]; times t and s are
-ints, or integer tensors (N,) on alpha_bar's device. `eps_model(x_t, t)` is any callable that takes
-an integer tensor t (N,) on x_t's device and returns its estimate of the noise in x_t, shaped like
-x_t: it is trained as DDPM's is, since both have the same marginals q(x_t | x_0). Noise comes from
-one generator for a batch, or from a list of them, one for each image.
+T + 1 float64 entries, alpha_bar[0] = 1. Images, times, the order of arguments and `eps_model` are
+those of ddpm.py: the network is trained as DDPM's is, since both have the same marginals
+q(x_t | x_0). Noise comes from one generator for a batch, or from a list, one for each image.
 """
 from collections.abc import Callable, Iterator
 

@@ -2,12 +2,10 @@ r"""DDPM, the whole algorithm: noise schedules, q_sample, the loss, one step bac
 
 Equations are those of Ho, Jain and Abbeel 2020 (arXiv 2006.11239) unless another paper is named.
 Time is theirs: t = 1..T is noisy, t = 0 is clean data. A schedule is the tensor alpha_bar of T + 1
-float64 entries with alpha_bar[0] = 1, so alpha_bar[t] is read as written, and no step has a special
-case. In the code a_t is short for alpha_bar[t], and a_s for alpha_bar[s] at an earlier time s (here
-t - 1). Images x are (N, ...) tensors in [-1, 1]; t is an int, or an integer tensor (N,) with one
-time per image. Arguments stand in one order: images, times, alpha_bar, then settings, such as a
-generator. `eps_model(x_t, t)` is any callable that takes such a tensor t and returns its
-estimate of the noise in x_t, shaped like x_t.
+float64 entries; alpha_bar[0] = 1, so that no step is special. a_t is short for alpha_bar[t], a_s
+for alpha_bar[s] at an earlier time s (here t - 1). Images x are (N, ...) tensors in [-1, 1]; t is
+an int, or an integer tensor (N,), one time per image. Arguments stand in one order: images, times,
+alpha_bar, settings. `eps_model(x_t, t)` is any callable that estimates the noise in x_t, t (N,).
 """
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -20,31 +18,27 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 # --- schedules ------------------------------------------------------------------------------------
-
 def linear_schedule(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tensor:
     """alpha_bar of a beta that grows linearly (section 4), rescaled by 1000 / T.
 
-    The factor keeps x_T close to pure noise for any T. It stands in the code of Nichol and Dhariwal
-    2021 (github.com/openai/improved-diffusion), not in their paper.
-
-    Returns: alpha_bar, (T + 1,), float64.
+    The factor keeps x_T close to noise for any T. It stands in the code of Nichol and Dhariwal 2021
+    (github.com/openai/improved-diffusion), not in their paper. Returns: (T + 1,), float64.
     Raises: ValueError if T < 1 or a rescaled beta is not in (0, 1), as for T <= 20 by default.
     """
     if T < 1:
         raise ValueError(f"a schedule needs at least one step, not T = {T}")
-    beta = torch.linspace(beta_1, beta_T, T, dtype=torch.float64) * (1000 / T)
-    ends = beta_1 * 1000 / T, beta_T * 1000 / T      # of T = 1, too, where beta holds beta_1 alone
-    if not (0 < min(ends) and max(ends) < 1):
+    first, last = beta_1 * 1000 / T, beta_T * 1000 / T
+    if not (0 < min(first, last) and max(first, last) < 1):
         raise ValueError(f"the linear schedule rescaled to T = {T} has a beta outside (0, 1): "
                          "take more steps, or the cosine schedule")
-    return _alpha_bar(beta)
+    return _alpha_bar(torch.linspace(first, last, T, dtype=torch.float64))
 
 
 def cosine_schedule(T: int = 1000, s: float = 0.008, beta_max: float = 0.999) -> Tensor:
-    r"""alpha_bar_t = f(t) / f(0), f(t) = cos^2((t/T + s) / (1 + s) pi/2), beta capped at beta_max.
+    r"""alpha_bar_t = f(t) / f(0), f(t) = cos^2((t/T + s) / (1 + s) pi/2), beta capped.
 
-    Nichol and Dhariwal 2021 (arXiv 2102.09672), equation 17. alpha_bar is the product of the capped
-    1 - beta, so that the two belong together.
+    Nichol and Dhariwal 2021 (arXiv 2102.09672), equation 17. alpha_bar is the product
+    of the capped 1 - beta, so that the two belong together.
 
     Returns: alpha_bar, (T + 1,), float64.
     Raises: ValueError if T < 1.
@@ -58,7 +52,7 @@ def cosine_schedule(T: int = 1000, s: float = 0.008, beta_max: float = 0.999) ->
 
 
 def _alpha_bar(beta: Tensor) -> Tensor:
-    """alpha_bar_t, the product of 1 - beta up to t (below equation 4), from t = 0 on."""
+    """alpha_bar_t, the product of 1 - beta up to t (below equation 4), from t = 0."""
     return torch.cat([beta.new_ones(1), (1 - beta).cumprod(0)])
 
 
@@ -66,7 +60,6 @@ SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule}
 
 
 # --- the forward process and its posterior --------------------------------------------------------
-
 def at(alpha_bar: Tensor, t: int | Tensor) -> Tensor:
     """alpha_bar[t], () or (N,), wherever t is. Raises: ValueError if a time is not in 0..T."""
     T, first, last = len(alpha_bar) - 1, t, t
@@ -80,13 +73,13 @@ def at(alpha_bar: Tensor, t: int | Tensor) -> Tensor:
 
 
 def per_image(c: Tensor, x: Tensor) -> Tensor:
-    """The coefficient c, () for all images or (N,) for each, ready to multiply x (N, ...)."""
-    assert c.ndim == 0 or c.shape == x.shape[:1], f"{tuple(c.shape)} for {tuple(x.shape)}"
+    """The coefficient c, () for all images or (N,) for each, ready to multiply x."""
+    assert c.ndim == 0 or c.shape == x.shape[:1], f"{c.shape} for {x.shape}"
     return c.to(x).view(-1, *[1] * (x.ndim - 1))
 
 
 def q_sample(x_0: Tensor, t: int | Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
-    """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (equation 4), for t = 0..T."""
+    """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (equation 4)."""
     assert eps.shape == x_0.shape
     a_t = at(alpha_bar, t)
     return per_image(a_t.sqrt(), x_0) * x_0 + per_image((1 - a_t).sqrt(), x_0) * eps
@@ -94,9 +87,9 @@ def q_sample(x_0: Tensor, t: int | Tensor, eps: Tensor, alpha_bar: Tensor) -> Te
 
 def q_posterior(x_0: Tensor, x_t: Tensor, t: int | Tensor, alpha_bar: Tensor
                 ) -> tuple[Tensor, Tensor]:
-    """Mean, like x_t, and variance, (1 or N, 1, ...), of q(x_{t-1} | x_t, x_0), for t = 1..T.
+    """Mean, like x_t, and variance, (1 or N, 1, ...), of q(x_{t-1} | x_t, x_0).
 
-    Equations 6 and 7. At t = 1 the mean is x_0 and the variance 0, since alpha_bar[0] = 1.
+    Equations 6 and 7, for t = 1..T. At t = 1 the mean is x_0 and the variance 0.
     """
     assert x_0.shape == x_t.shape
     a_t, a_s = at(alpha_bar, t), at(alpha_bar, t - 1)
@@ -107,9 +100,9 @@ def q_posterior(x_0: Tensor, x_t: Tensor, t: int | Tensor, alpha_bar: Tensor
 
 
 # --- training -------------------------------------------------------------------------------------
-
-def l_simple(eps_model: EpsModel, x_0: Tensor, t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
-    """The mean over images and pixels of (eps - eps_model(x_t, t))^2 (equation 14, Algorithm 1)."""
+def l_simple(eps_model: EpsModel, x_0: Tensor, t: Tensor, eps: Tensor, alpha_bar: Tensor
+             ) -> Tensor:
+    """The mean over images and pixels of (eps - eps_model(x_t, t))^2 (equation 14)."""
     x_t = q_sample(x_0, t, eps, alpha_bar)
     estimate = eps_model(x_t, t.to(x_0.device))
     assert estimate.shape == eps.shape
@@ -117,20 +110,20 @@ def l_simple(eps_model: EpsModel, x_0: Tensor, t: Tensor, eps: Tensor, alpha_bar
 
 
 # --- sampling -------------------------------------------------------------------------------------
-
 def predict_x_0(x_t: Tensor, t: int | Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
     """The x_0 that noise eps turns into x_t: q_sample solved for x_0 (equation 15)."""
     assert eps.shape == x_t.shape
     a_t = at(alpha_bar, t)
-    return per_image(1 / a_t.sqrt(), x_t) * x_t - per_image((1 / a_t - 1).sqrt(), x_t) * eps
+    return (per_image(1 / a_t.sqrt(), x_t) * x_t
+            - per_image((1 / a_t - 1).sqrt(), x_t) * eps)
 
 
 def ddpm_step(x_t: Tensor, t: int | Tensor, eps: Tensor, z: Tensor, alpha_bar: Tensor,
               clip: bool = False) -> Tensor:
-    """x_{t-1} from x_t and its predicted noise eps, with sigma_t^2 = beta_tilde_t (Algorithm 2).
+    """x_{t-1} from x_t and its predicted noise eps (Algorithm 2, sigma^2 = beta_tilde).
 
-    `clip` first brings the predicted x_0 back to [-1, 1], where images live. z is standard normal
-    noise shaped like x_t; at t = 1 its factor is 0.
+    `clip` first brings the predicted x_0 back to [-1, 1], where images live. z is
+    standard normal noise shaped like x_t; at t = 1 its factor is 0.
     """
     assert z.shape == x_t.shape
     x_0 = predict_x_0(x_t, t, eps, alpha_bar)
@@ -148,9 +141,7 @@ def noise_like(x: Tensor, generator: Generators = None) -> Tensor:
     A list of generators has one for each image, which is then the same in any batch.
     """
     if isinstance(generator, Sequence):
-        if len(generator) != len(x):
-            raise ValueError(f"{len(x)} images need as many generators, not {len(generator)}")
-        noise = torch.empty(x.shape, dtype=x.dtype, device=generator[0].device)
+        noise = torch.empty(x.shape, dtype=x.dtype, device=next(iter(generator), x).device)
         for row, g in zip(noise, generator, strict=True):
             row.normal_(generator=g)
         return noise.to(x.device)                       # one copy for all images
@@ -161,7 +152,7 @@ def noise_like(x: Tensor, generator: Generators = None) -> Tensor:
 @torch.no_grad()
 def sample(eps_model: EpsModel, x_T: Tensor, alpha_bar: Tensor,
            generator: Generators = None, clip: bool = False) -> Iterator[Tensor]:
-    """Algorithm 2: yields x_{T-1}, ..., x_1, x_0, each shaped like x_T, which is N(0, I) noise."""
+    """Algorithm 2: yields x_{T-1}, ..., x_1, x_0, shaped like x_T, N(0, I) noise."""
     x_t = x_T
     for t in range(len(alpha_bar) - 1, 0, -1):
         eps = eps_model(x_t, torch.full(x_t.shape[:1], t, device=x_t.device))

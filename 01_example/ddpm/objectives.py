@@ -22,9 +22,10 @@ def eps_target(x_0: Tensor, x_t: Tensor, t: Tensor, eps: Tensor, alpha_bar: Tens
     return eps
 
 
-def v_target(x_0: Tensor, x_t: Tensor, t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
-    """v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0: eps where x_t is clean, and -x_0 where
-    it is noise, so always what x_t hides."""
+def v_target(x_0: Tensor, x_t: Tensor, t: Tensor, eps: Tensor, alpha_bar: Tensor
+             ) -> Tensor:
+    """v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0: eps where x_t is clean,
+    and -x_0 where it is noise, so always what x_t hides."""
     a_t = at(alpha_bar, t)
     return per_image(a_t.sqrt(), x_0) * eps - per_image((1 - a_t).sqrt(), x_0) * x_0
 
@@ -40,7 +41,7 @@ def eps_to_eps(eps: Tensor, x_t: Tensor, t: int | Tensor, alpha_bar: Tensor) -> 
 
 
 def v_to_eps(v: Tensor, x_t: Tensor, t: int | Tensor, alpha_bar: Tensor) -> Tensor:
-    """eps = sqrt(alpha_bar_t) v + sqrt(1 - alpha_bar_t) x_t: the noise in x_t, given v."""
+    """eps = sqrt(alpha_bar_t) v + sqrt(1 - alpha_bar_t) x_t: the noise, given v."""
     assert v.shape == x_t.shape
     a_t = at(alpha_bar, t)
     return per_image(a_t.sqrt(), x_t) * v + per_image((1 - a_t).sqrt(), x_t) * x_t

@@ -13,9 +13,9 @@ from tqdm import tqdm
 from data import to_unit
 from ddpm import noise_like
 from machinery.devices import autocast
+from machinery.muon import Muon
 from machinery.processes import ddp, mean, print0, rank, shard
 from model import Config, schedule
-from muon import Muon
 from objectives import OBJECTIVES
 
 ADAM_SHARE = 0.1         # Adam's learning rate, as a share of Muon's
@@ -27,30 +27,32 @@ CLIP = 1.0               # the largest norm of a gradient
 LOG = {"epoch": int, "loss": float, "seconds": float, "images_per_second": float}
 
 
-def algorithm_1(loss: Callable[..., Tensor], x_0: Tensor, T: int, optimizer: torch.optim.Optimizer,
-                generator: torch.Generator) -> Tensor:
-    """One pass through the loop of Algorithm 1 (Ho, Jain and Abbeel 2020): one step of training.
+def algorithm_1(loss: Callable[..., Tensor], x_0: Tensor, T: int,
+                optimizer: torch.optim.Optimizer, generator: torch.Generator) -> Tensor:
+    """One pass through the loop of Algorithm 1 (Ho, Jain and Abbeel 2020).
 
-    `x_0` (N, ...) are images of the data set (line 2), and `loss(x_0, t, eps)` is the network's
-    error, l_simple for example. Returns that error, ().
+    `x_0` (N, ...) are images of the data set (line 2), and `loss(x_0, t, eps)` is the
+    network's error, l_simple for example. Returns that error, ().
     """
-    t = torch.randint(1, T + 1, x_0.shape[:1], generator=generator, device=generator.device)
-    eps = noise_like(x_0, generator)                    # lines 3 and 4: one t and one eps per image
+    t = torch.randint(1, T + 1, x_0.shape[:1], generator=generator,
+                      device=generator.device)          # line 3: a time for each image
+    eps = noise_like(x_0, generator)                    # line 4
     error = loss(x_0, t, eps)
     optimizer.zero_grad()
-    error.backward()                                    # line 5: the gradient of the error
+    error.backward()                                    # line 5
     clip_gradients(optimizer)
     optimizer.step()
     return error.detach()
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer) -> None:
-    """Shortens the gradient of all parameters together to the norm CLIP, if it is longer."""
-    nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], CLIP)
+    """Shortens the gradient of all parameters together to the norm CLIP, if longer."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    nn.utils.clip_grad_norm_(parameters, CLIP)
 
 
 def update_ema(ema: Iterable[Tensor], parameters: Iterable[Tensor], step: int) -> None:
-    """Moves the exponential moving average of the weights, after that many steps, in place."""
+    """Moves the exponential moving average of the weights after a step, in place."""
     decay = min(EMA_DECAY, step / (step + 9))           # a young average forgets faster
     for average, parameter in zip(ema, parameters, strict=True):
         average.lerp_(parameter.detach(), 1 - decay)
