@@ -7,6 +7,7 @@ Jain and Abbeel 2020 (arXiv 2006.11239); train.py and sample.py do the same on a
 with flags and checkpoints.
 """
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from data import digits, to_uint8, to_unit
@@ -36,6 +37,7 @@ for step in range(1, STEPS + 1):                    # Algorithm 1
 
 *_, x_0 = sample(network, torch.randn(64, 1, 8, 8), alpha_bar, clip=True)       # Algorithm 2
 
-rows = to_uint8(x_0).view(8, 8, 8, 8).transpose(1, 2).reshape(64, 64)           # 8 x 8 digits
-Image.fromarray(rows.numpy()).resize((512, 512), Image.Resampling.NEAREST).save("minimal.png")
+tiles = F.pad(to_uint8(x_0), [1] * 4, value=96)     # a grey line around each digit
+canvas = tiles.view(8, 8, 10, 10).transpose(1, 2).reshape(80, 80)
+Image.fromarray(canvas.numpy()).resize((640, 640), Image.Resampling.NEAREST).save("minimal.png")
 print("64 digits: minimal.png")
