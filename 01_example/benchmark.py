@@ -86,7 +86,7 @@ def seconds(work: Callable[[], object], device: torch.device, times: int = 1) ->
 
 def take_turns(works: list[Work], turns: int, device: torch.device) -> None:
     """Times all works, in turns; those that show growth not in each turn."""
-    for turn in tqdm(range(-WARM_UP, turns), unit="turn", leave=False, desc="speed"):
+    for turn in tqdm(range(-WARM_UP, turns), unit="turn", leave=False, desc="speed", disable=None):
         for work in works:
             growth = work.kind == "growth"
             if growth and turn % GROWTH_EVERY and turn > -WARM_UP:
@@ -121,7 +121,7 @@ def peak(make: Callable, batch: int, device: torch.device) -> float | None:
 def peaks(makes: dict[str, Callable], batch: int, device: torch.device) -> dict:
     """The peak of each, one process after another. Raises: OSError if memory is not enough."""
     found = {}
-    for name, make in tqdm(makes.items(), leave=False, desc="memory"):
+    for name, make in tqdm(makes.items(), leave=False, desc="memory", disable=None):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             try:
                 found[name] = pool.submit(peak, make, batch, device).result()

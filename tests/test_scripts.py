@@ -512,6 +512,26 @@ def test_error_without_a_file_names_none(capsys):
     assert end.value.code == 1 and capsys.readouterr().err.endswith(": No space left on device\n")
 
 
+@pytest.mark.parametrize("fail", [
+    lambda: torch.empty(2**60),
+    lambda: bytearray(2**62),
+    lambda: exec('raise torch.OutOfMemoryError("CUDA out of memory")', {"torch": torch})],
+    ids=["PyTorch on a CPU", "Python", "CUDA"])
+def test_too_little_memory_is_one_line(capsys, fail):
+    """The real errors of an allocation that cannot be: exit status 1, what to take smaller."""
+    with pytest.raises(SystemExit) as end:
+        cli.run(fail)
+    assert end.value.code == 1
+    line, = capsys.readouterr().err.splitlines()
+    assert "--batch-size" in line and "--width" in line and "kept" in line
+
+
+def test_other_errors_of_pytorch_are_not_called_memory():
+    """A bug stays a traceback."""
+    with pytest.raises(RuntimeError, match="must match"):
+        cli.run(lambda: torch.ones(2) + torch.ones(3))
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")
 def test_full_disk_leaves_the_old_picture(weights, tmp_path):
     """Where a file may hold 200 bytes: exit status 1, one line, the old picture, no other file."""

@@ -42,12 +42,13 @@ def block(c_in: int, c_out: int, stride: int = 1) -> nn.Sequential:
 def fit(images: Tensor, labels: Tensor, epochs: int, seed: int, device: torch.device) -> Classifier:
     """A classifier of uint8 images (N, 1, 28, 28) with labels 0..9 (N,), trained from nothing."""
     torch.manual_seed(seed)
-    network = Classifier().to(device, memory_format=torch.channels_last)
+    layout = torch.contiguous_format if device.type == "mps" else torch.channels_last
+    network = Classifier().to(device, memory_format=layout)     # PyTorch issue 175189
     images, labels, steps = images.to(device), labels.to(device), max(1, len(images) // BATCH)
     optimizer = torch.optim.Adam(network.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, epochs * steps)
     logits = autocast(network)
-    for _ in tqdm(range(epochs), unit="epoch", desc="classifier", leave=False):
+    for _ in tqdm(range(epochs), unit="epoch", desc="classifier", leave=False, disable=None):
         for batch in torch.randperm(len(images)).to(device).split(BATCH)[:steps]:
             moved = torch.roll(images[batch], torch.randint(-SHIFT, SHIFT + 1, (2,)).tolist(),
                                (2, 3))
@@ -65,7 +66,7 @@ def classify(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
     home = next(network.parameters()).device
     features = [network.features(to_unit(part.to(home))) for part in images.split(500)]
     probabilities = [network.head(part).softmax(1).cpu() for part in features]
-    return torch.cat(features).double().cpu(), torch.cat(probabilities)
+    return torch.cat(features).cpu().double(), torch.cat(probabilities)     # mps has no float64
 
 
 def accuracy(network: Classifier, images: Tensor, labels: Tensor) -> float:

@@ -37,15 +37,15 @@ def restore(model: Model, images: torch.Tensor, steps: int) -> dict:
     """The mean over uint8 images (N, 1, H, W) of the square error, with its standard error, and the
     mean square of the codes, which is 1 for N(0, I)."""
     tau, errors, squares = subsequence(model.T, steps), [], []
-    bar = {"total": steps, "unit": "step", "leave": False}
+    bar = {"total": steps, "unit": "step", "leave": False, "disable": None}
     for part in images.split(BATCH):
         x_0 = to_unit(part).to(model.device)
         up = encode(model.eps_model, x_0, model.alpha_bar, tau)
         code = deque(tqdm(up, desc="encoding", **bar), maxlen=1).pop()
         down = sample(model.eps_model, code, model.alpha_bar, tau)
         back = deque(tqdm(down, desc="decoding", **bar), maxlen=1).pop()
-        errors.append(((back - x_0) / 2).square().flatten(1).mean(1).double().cpu())
-        squares.append(code.double().square().flatten(1).mean(1).cpu())
+        errors.append(((back - x_0) / 2).square().flatten(1).mean(1).cpu().double())
+        squares.append(code.cpu().double().square().flatten(1).mean(1))
     errors, squares = torch.cat(errors), torch.cat(squares)
     return {"mean_square_error": round(errors.mean().item(), 7),
             "standard_error": round(errors.std().item() / math.sqrt(len(errors)), 7),

@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ddim"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ddpm"))
 
+import torch
 from matplotlib.figure import Figure
 
 from data import FOLDER, mnist
@@ -108,6 +109,7 @@ def main(argv: list[str] | None = None) -> None:
     settings = {"epochs": args.epochs, "width": args.width, "n": args.n, "steps": args.steps,
                 "seeds": list(SEEDS), "batch_size": BATCH_SIZE, "lr": LEARNING_RATE, "eta": 1.0}
     results = Results(args.out, settings, parser)
+    torch.backends.cudnn.allow_tf32 = False             # float32 means float32, on a GPU, too
     judge, images = Judge(args.device, args.data_dir), mnist(args.data_dir)
     floor = results.cell("real against real", judge.floor, args.n)
     for seed in SEEDS:

@@ -43,7 +43,8 @@ def all_terms(model: Model, images: torch.Tensor, seed: int) -> dict:
     x_0 = to_unit(images).to(model.device)
     generator = torch.Generator().manual_seed(seed)
     costs, errors = [], []
-    for t in tqdm(range(1, model.T + 1), unit="time", desc="bits", leave=False):
+    for t in tqdm(range(1, model.T + 1), unit="time", desc="bits", leave=False,
+                  disable=None):
         cost, error = terms(model.eps_model, x_0, model.alpha_bar, t, noise_like(x_0, generator))
         costs.append(cost.cpu())
         errors.append(error.sum().item())

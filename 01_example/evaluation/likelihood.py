@@ -60,7 +60,8 @@ def terms(eps_model: EpsModel, x_0: Tensor, alpha_bar: Tensor, t: int, eps: Tens
     """
     x_t = q_sample(x_0, t, eps, alpha_bar)
     eps_hat = eps_model(x_t, torch.full(x_t.shape[:1], t, device=x_t.device))
-    x_0_hat = predict_x_0(x_t, t, eps_hat, alpha_bar).clamp(-1, 1)
+    x_0_hat = predict_x_0(x_t, t, eps_hat, alpha_bar).clamp(-1, 1).cpu()
+    x_0, x_t, alpha_bar = x_0.cpu(), x_t.cpu(), alpha_bar.cpu()         # mps has no float64
     square_error = (x_0_hat - x_0).double().square().flatten(1).mean(1)
     if t == 1:
         return decoder_bits(x_0_hat, x_0, alpha_bar), square_error

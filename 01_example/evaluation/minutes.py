@@ -91,7 +91,8 @@ def curve(training: Clocked, judged: Callable[[], dict]) -> list[dict]:
     """Trains until the time is over; at each of LOOKS the minutes and images so far, and what
     `judged` returns. Raises: FloatingPointError for a loss that is not finite."""
     rows, batches = [], training.batches()
-    with tqdm(total=round(training.seconds_in_all), unit="s", leave=False) as bar:
+    with tqdm(total=round(training.seconds_in_all), unit="s", leave=False,
+              disable=None) as bar:
         while len(rows) < len(LOOKS):
             began = time.perf_counter()
             training.add_losses([training.update(next(batches))

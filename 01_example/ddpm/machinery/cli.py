@@ -10,6 +10,9 @@ import torch
 
 from machinery.signals import Stopped
 
+TOO_LITTLE = ("too little memory: take a smaller --batch-size or --width; the last checkpoint, if there "
+              "is one, is kept")
+
 
 class Parser(argparse.ArgumentParser):
     """argparse with the script's docstring as help, defaults shown, errors of one line (exit 2)."""
@@ -91,8 +94,11 @@ def run(main: Callable[[], None]) -> None:
         name = getattr(error, "filename", None)
         _end(1, f"{system}: {name}" if system and name else system or str(error), speaks())
     except (MemoryError, torch.OutOfMemoryError):
-        _end(1, "too little memory: take a smaller --batch-size or --width; the last checkpoint, "
-             "if there is one, is kept", speaks())
+        _end(1, TOO_LITTLE, speaks())
+    except RuntimeError as error:           # of a CPU: PyTorch has no type for it
+        if "can't allocate memory" not in str(error) and "not enough memory" not in str(error):
+            raise
+        _end(1, TOO_LITTLE, speaks())
     except Stopped as stopped:
         _end(128 + stopped.number, str(stopped), speaks())
     except KeyboardInterrupt:
