@@ -15,11 +15,12 @@ from ddpm import EpsModel, Generators, at, noise_like, per_image, predict_x_0, q
 
 def ddim_step(x_t: Tensor, t: int | Tensor, s: int | Tensor, eps: Tensor, z: Tensor,
               alpha_bar: Tensor, eta: float, clip: bool = False) -> Tensor:
-    """x_s from x_t and its predicted noise eps, for times 0 <= s < t (equations 12 and 16).
+    """x_s from x_t and its predicted noise eps, for times 0 <= s < t (equations 12, 16).
 
-    eta = 0 adds no noise, eta = 1 as much as DDPM: from t to t - 1 it is then DDPM's step. `clip`
-    brings the predicted x_0 back to [-1, 1], where images live, and derives eps from it anew. z is
-    standard normal noise shaped like x_t. At s = 0 the predicted x_0 is returned.
+    eta = 0 adds no noise, eta = 1 as much as DDPM: from t to t - 1 it is then DDPM's
+    step. `clip` brings the predicted x_0 back to [-1, 1], where images live, and
+    derives eps from it anew. z is standard normal noise shaped like x_t. At s = 0 the
+    predicted x_0 is returned.
     """
     assert eps.shape == z.shape == x_t.shape
     a_t, a_s = at(alpha_bar, t), at(alpha_bar, s)
@@ -27,10 +28,11 @@ def ddim_step(x_t: Tensor, t: int | Tensor, s: int | Tensor, eps: Tensor, z: Ten
     x_0 = predict_x_0(x_t, t, eps, alpha_bar)                       # predicted x_0
     if clip:
         x_0 = x_0.clamp(-1, 1)
-        eps = (x_t - per_image(a_t.sqrt(), x_t) * x_0) / per_image((1 - a_t).sqrt(), x_t)
+        eps = x_t - per_image(a_t.sqrt(), x_t) * x_0
+        eps = eps / per_image((1 - a_t).sqrt(), x_t)
     return (per_image(a_s.sqrt(), x_t) * x_0
-            + per_image((1 - a_s - sigma**2).sqrt(), x_t) * eps     # direction pointing to x_t
-            + per_image(sigma, x_t) * z)                            # random noise
+            + per_image((1 - a_s - sigma**2).sqrt(), x_t) * eps  # direction to x_t
+            + per_image(sigma, x_t) * z)                         # random noise
 
 
 def sigma_hat_step(x_t: Tensor, t: int | Tensor, s: int | Tensor, eps: Tensor, z: Tensor,
@@ -70,13 +72,14 @@ def check_times(tau: list[int], alpha_bar: Tensor) -> None:
 
 
 @torch.no_grad()
-def sample(eps_model: EpsModel, x_T: Tensor, alpha_bar: Tensor, tau: list[int], eta: float = 0.0,
-           generator: Generators = None, clip: bool = False, step: Callable = ddim_step
-           ) -> Iterator[Tensor]:
-    """Yields x at each earlier time of tau and at last x_0, each shaped like x_T, N(0, I) noise.
+def sample(eps_model: EpsModel, x_T: Tensor, alpha_bar: Tensor, tau: list[int],
+           eta: float = 0.0, generator: Generators = None, clip: bool = False,
+           step: Callable = ddim_step) -> Iterator[Tensor]:
+    """Yields x at each earlier time of tau and at last x_0, each shaped like x_T.
 
-    tau increases, 1 <= tau_1 < ... < tau_S <= T (else ValueError); x_T lives at its last time.
-    `step` is ddim_step or sigma_hat_step. With eta = 0 no noise is drawn.
+    x_T is N(0, I) noise at the last time of tau, which increases: 1 <= tau_1 < ... <
+    tau_S <= T (else ValueError). `step` is ddim_step or sigma_hat_step. With eta = 0
+    no noise is drawn.
     """
     check_times(tau, alpha_bar)
     x_t = x_T

@@ -1,5 +1,7 @@
 """The data sets, each as one uint8 tensor of images (N, C, H, W) with a label for each."""
+import argparse
 import hashlib
+import math
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -7,13 +9,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+import own_pictures
+from machinery import idx
+
 FOLDER = Path(__file__).resolve().parents[2] / "data"   # the repository's data/, which git ignores
 
-MNIST_FILES = {   # raw file: its MD5 sum, once unpacked
-    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+EPOCHS = {"mnist": 30, "fashion": 30, "kmnist": 30, "digits": 150}
+STEPS = 10_000      # for your own pictures: as many epochs as make so many steps
+
+HELP = {            # of train.py's flags that are about data
+    "dataset": f"{', '.join(EPOCHS)}; or a folder of pictures, where sub-folders are classes; or a "
+    ".npy of pictures, uint8: grey (N, H, W) or (N, 1, H, W), colour (N, 3, H, W) or (N, H, W, 3)",
+    "size": "scale the shorter side of your own pictures to so many pixels, a multiple of 4, and "
+    "keep the middle square",
+    "data-dir": "where MNIST, Fashion-MNIST and KMNIST are, or are downloaded to",
+    "epochs": f"passes over the data (default: {EPOCHS['mnist']}; for digits {EPOCHS['digits']}; "
+    f"for your own pictures as many as make {STEPS} steps)",
 }
 
 
@@ -23,6 +34,16 @@ class Dataset(NamedTuple):
     images: Tensor                  # (N, C, H, W), uint8
     labels: Tensor                  # (N,), int64: the number of each image's class
     classes: tuple[str, ...]        # their names; none: the labels mean nothing
+    name: str                       # what a model says that it learnt
+
+    def settings(self) -> dict:
+        """What a model's configuration takes from the data."""
+        return {"dataset": self.name, "classes": self.classes, "channels": self.images.shape[1],
+                "size": self.images.shape[-1]}
+
+    def epochs(self, batch_size: int) -> int:
+        """How often a training passes over the images, unless it is told."""
+        return EPOCHS.get(self.name) or math.ceil(STEPS / (len(self.images) // batch_size))
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -35,37 +56,81 @@ def to_uint8(x: Tensor) -> Tensor:
     return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
+def load(name: str, data_dir: Path = FOLDER, size: int | None = None) -> Dataset:
+    """The training images of `mnist`, `fashion`, `kmnist` or `digits`; or the pictures of a folder
+    or a .npy file, scaled to this size. Raises: OSError for what is not there, or something else.
+    """
+    if name in idx.SETS:
+        return Dataset(*idx_set(name, data_dir), name)
+    if name == "digits":
+        return Dataset(*digits(), tuple("0123456789"), name)
+    images, labels, classes = own_pictures.read(Path(name), size)
+    total = hashlib.sha256(images.numpy())
+    total.update(labels.numpy())
+    count = "1 picture" if len(images) == 1 else f"{len(images)} pictures"
+    return Dataset(images, labels, classes, f"{own_pictures.show(Path(name).resolve().name)} "
+                                            f"({count}, sum {total.hexdigest()[:8]})")
+
+
+def dataset_flag(text: str) -> str:
+    """A flag's value that load knows by name, or that is a folder or a .npy file."""
+    path = Path(text)
+    if text in EPOCHS or text and (path.is_dir() or path.is_file() and path.suffix == ".npy"):
+        return text
+    raise argparse.ArgumentTypeError(f"{text} is none of {', '.join(EPOCHS)}, no folder, and no "
+                                     ".npy file")
+
+
+def size_flag(text: str) -> int:
+    """A flag's value that is a picture's side in pixels: a multiple of 4, as the U-Net needs it."""
+    if int(text) < 4 or int(text) % 4:
+        raise argparse.ArgumentTypeError(f"{text} is no multiple of 4")
+    return int(text)
+
+
+def digits() -> tuple[Tensor, Tensor]:
+    """The 1,797 handwritten digits that scikit-learn brings along, (1797, 1, 8, 8), uint8, and
+    their labels 0..9."""
+    from sklearn.datasets import load_digits
+    bunch = load_digits()
+    images = torch.from_numpy(bunch.images)[:, None]            # whole numbers 0..16
+    return ((images * 255 / 16).round().to(torch.uint8),
+            torch.from_numpy(bunch.target).long())              # which is int32 on Windows
+
+
 def mnist(data_dir: Path = FOLDER, train: bool = True) -> Tensor:
-    """MNIST's 60,000 training or 10,000 test images, (N, 1, 28, 28), uint8; see below."""
-    return mnist_with_labels(data_dir, train)[0]
+    """MNIST's 60,000 training or 10,000 test images, (N, 1, 28, 28), uint8; see idx_set."""
+    return idx_set("mnist", data_dir, train)[0]
 
 
 def mnist_with_labels(data_dir: Path = FOLDER, train: bool = True) -> tuple[Tensor, Tensor]:
-    """MNIST's training or test images and their labels 0..9, (N,), int64; downloaded once.
+    """MNIST's training or test images and their labels 0..9, (N,), int64; see idx_set."""
+    return idx_set("mnist", data_dir, train)[:2]
 
-    Raises: OSError if the files are not there and cannot be downloaded, or are not MNIST's.
+
+def idx_set(name: str, data_dir: Path = FOLDER, train: bool = True
+            ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """The images, labels and classes of MNIST, Fashion-MNIST or KMNIST; downloaded once.
+
+    Raises: OSError if the files are not there and cannot be downloaded, or are not this set's.
     """
-    raw = data_dir / "MNIST" / "raw"
-    _check(raw)
+    title = idx.SETS[name]
+    raw = data_dir / title / "raw"
+    idx.check(name, raw)
     import_torchvision()
-    from torchvision.datasets import MNIST
+    from torchvision import datasets
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")             # torchvision warns about its own mirrors
-            data_set = MNIST(data_dir, train=train, download=True)
+            files = getattr(datasets, title)(data_dir, train=train, download=True)
     except (OSError, RuntimeError, ValueError) as error:
-        raise OSError(f"MNIST is not in {raw} and could not be downloaded: put its four files "
-                      f"({', '.join(MNIST_FILES)}) there by hand (only train.py --dataset "
-                      "digits does without them)") from error
-    return data_set.data[:, None], data_set.targets
-
-
-def _check(raw: Path) -> None:
-    """Raises OSError if a file of MNIST in this folder is not what was published."""
-    for name, md5 in MNIST_FILES.items():
-        if (raw / name).exists() and hashlib.md5((raw / name).read_bytes()).hexdigest() != md5:
-            raise OSError(f"{raw / name} is truncated or not MNIST's: delete it, and it is "
-                          "downloaded again")
+        raise OSError(f"{title} is not in {raw} and could not be downloaded: put its four files "
+                      f"({', '.join(idx.FILES)}) there by hand (only train.py --dataset digits "
+                      "and your own pictures do without a download)") from error
+    images, labels = files.data[:, None], files.targets.long()
+    if not len(labels) or images.shape != (len(labels), 1, 28, 28) or labels.max() > 9:
+        raise OSError(f"{raw} does not hold images of 28 x 28 with a label from 0 to 9 for each")
+    return images, labels, tuple("0123456789" if name == "mnist" else files.classes)
 
 
 def import_torchvision() -> None:
@@ -80,18 +145,3 @@ def import_torchvision() -> None:
     except RuntimeError:
         for name in ("torchvision::nms", "torchvision::qnms"):
             torch.library.define(name, "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-
-
-def digits() -> tuple[Tensor, Tensor]:
-    """The 1,797 handwritten digits that scikit-learn brings along, (1797, 1, 8, 8), uint8, and
-    their labels 0..9."""
-    from sklearn.datasets import load_digits
-    bunch = load_digits()
-    images = torch.from_numpy(bunch.images)[:, None]            # whole numbers 0..16
-    return (images * 255 / 16).round().to(torch.uint8), torch.from_numpy(bunch.target)
-
-
-def load(name: str, data_dir: Path = FOLDER) -> Dataset:
-    """The training images of the data set `mnist` or `digits`, with their labels."""
-    images, labels = mnist_with_labels(data_dir) if name == "mnist" else digits()
-    return Dataset(images, labels.long(), tuple("0123456789"))

@@ -1,7 +1,8 @@
-r"""Train a network by DDPM's Algorithm 1, on MNIST or, with nothing to download, on small digits.
+r"""Train a network by DDPM's Algorithm 1: on MNIST, on small digits, or on your own pictures.
 
-    python 01_example/ddpm/train.py                      # MNIST
-    python 01_example/ddpm/train.py --dataset digits     # 8 x 8 digits, nothing to download
+    python 01_example/ddpm/train.py                                 # MNIST
+    python 01_example/ddpm/train.py --dataset digits                # 8 x 8, nothing to download
+    python 01_example/ddpm/train.py --dataset FOLDER --size 32      # the pictures in a folder
 
 The folder OUT then holds model.safetensors (the averaged weights and their configuration), 64
 samples.png, samples_by_epoch.png, the loss as log.csv and loss.png, and checkpoint.pt, which is
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from data import FOLDER, load
+from data import EPOCHS, FOLDER, HELP, dataset_flag, load, size_flag
 from ddpm import SCHEDULES, sample
 from machinery.checkpoint import Checkpointer
 from machinery.cli import Parser, count_flag, positive_flag, run, seed_flag, width_flag
@@ -30,21 +31,19 @@ from model import Config, Model, save_model
 from objectives import OBJECTIVES
 from training import LOG, Training
 
-DEFAULT_EPOCHS = {"mnist": 30, "digits": 150}
 ROW = 8                                     # images in a row of samples_by_epoch.png
 DRAW_AFTER = {4**k for k in range(10)}      # epochs after which a row is drawn; and after the last
 
 
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, Parser]:
-    """The flags, with the number of epochs that suits the data set."""
+    """The flags; without --epochs there is none of that name, and the data set decides."""
     parser = Parser(__doc__)
-    parser.add_argument("--dataset", choices=list(DEFAULT_EPOCHS), default="mnist",
-                        help="what to learn")
-    parser.add_argument("--data-dir", type=Path, default=FOLDER, help="where MNIST is")
+    parser.add_argument("--dataset", type=dataset_flag, default="mnist", help=HELP["dataset"])
+    parser.add_argument("--size", type=size_flag, help=HELP["size"])
+    parser.add_argument("--data-dir", type=Path, default=FOLDER, help=HELP["data-dir"])
     parser.add_argument("--out", type=Path, default=Path("runs/ddpm"), help="the results' folder")
     parser.add_argument("--epochs", type=count_flag, default=argparse.SUPPRESS,
-                        help="passes over the data (default: "
-                        + ", ".join(f"{n} for {name}" for name, n in DEFAULT_EPOCHS.items()) + ")")
+                        help=HELP["epochs"])
     parser.add_argument("--batch-size", type=count_flag, default=128, help="images per step")
     parser.add_argument("--lr", type=positive_flag, default=0.02,
                         help="learning rate of Muon; Adam's is a tenth of it")
@@ -65,7 +64,8 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, Parser]:
     parser.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt, with "
                         "the same settings, except --epochs")
     args = parser.parse_args(argv)
-    args.epochs = vars(args).get("epochs", DEFAULT_EPOCHS[args.dataset])
+    if args.size and args.dataset in EPOCHS:
+        parser.error(f"--size {args.size} is for your own pictures: {args.dataset} has its size")
     if args.compile and (missing := why_not_compile()):
         parser.error(f"--compile needs {missing}: install it, or leave the flag out")
     try:
@@ -82,16 +82,15 @@ def open_training(args: argparse.Namespace, checkpointer: Checkpointer, parser: 
     if found and not args.resume:
         parser.error(f"{args.out} holds a run: go on with --resume, or choose another --out")
     with local_first():                                         # that downloads the data
-        images, labels, classes = load(args.dataset, args.data_dir)
-    if args.batch_size > len(images):
-        parser.error(f"--batch-size {args.batch_size}: {args.dataset} has {len(images)} images")
+        data = load(args.dataset, args.data_dir, args.size)
+    if args.batch_size > (n := len(data.images)):
+        parser.error(f"--batch-size {args.batch_size}: {data.name} allows {n} at most")
     if args.batch_size % world_size():
         parser.error(f"--batch-size {args.batch_size}: {world_size()} processes need a multiple of "
                      f"{world_size()}, for equal shares")
-    flags = {field.name: getattr(args, field.name) for field in fields(Config)
-             if field.name in args}
-    config = Config(**flags, size=images.shape[-1], channels=images.shape[1], classes=classes)
-    training = Training(config, images, args.device, labels)
+    settings = {"epochs": data.epochs(args.batch_size)} | vars(args) | data.settings()
+    config = Config(**{field.name: settings[field.name] for field in fields(Config)})
+    training = Training(config, data.images, args.device, data.labels)
     if args.compile:
         training.network.compile(mode="reduce-overhead")
     checkpointer.tidy()
@@ -125,7 +124,7 @@ def resume(training: Training, checkpointer: Checkpointer, parser: Parser) -> No
 
 
 def draw(training: Training, n: int, signals: StopSignals) -> Tensor:
-    """n images (n, 1, H, W) by all T steps of Algorithm 2, from the averaged weights."""
+    """n images (n, C, H, W) by all T steps of Algorithm 2, from the averaged weights."""
     def sampler(*inputs: object, **options: object) -> Iterator[Tensor]:
         for x in sample(*inputs, **options, clip=True):
             signals.raise_if_asked()

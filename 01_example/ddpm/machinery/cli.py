@@ -10,8 +10,8 @@ import torch
 
 from machinery.signals import Stopped
 
-TOO_LITTLE = ("too little memory: take a smaller --batch-size or --width; the last checkpoint, if there "
-              "is one, is kept")
+TOO_LITTLE = ("too little memory: take a smaller --batch-size or --width; the last checkpoint, if "
+              "there is one, is kept")
 
 
 class Parser(argparse.ArgumentParser):
