@@ -251,9 +251,8 @@ def test_set_without_published_sums_must_fit_together(sets, file, array):
     assert str(raw) in refusal("kmnist", folder)
 
 
-def test_set_without_images_is_refused(sets):
+def test_file_without_images_is_damaged(sets):
     folder, _ = sets
-    raw = folder / "KMNIST" / "raw"
-    (raw / NAMES[0]).write_bytes(idx_file(torch.ones(0, 28, 28)))
-    (raw / NAMES[1]).write_bytes(idx_file(torch.ones(0)))
-    assert str(raw) in refusal("kmnist", folder)
+    path = folder / "KMNIST" / "raw" / NAMES[0]
+    path.write_bytes(idx_file(torch.ones(0, 28, 28)))
+    assert refusal("kmnist", folder).startswith(f"{path} is truncated or damaged")

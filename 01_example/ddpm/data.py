@@ -128,7 +128,7 @@ def idx_set(name: str, data_dir: Path = FOLDER, train: bool = True
                       f"({', '.join(idx.FILES)}) there by hand (only train.py --dataset digits "
                       "and your own pictures do without a download)") from error
     images, labels = files.data[:, None], files.targets.long()
-    if not len(labels) or images.shape != (len(labels), 1, 28, 28) or labels.max() > 9:
+    if images.shape != (len(labels), 1, 28, 28) or labels.max() > 9:
         raise OSError(f"{raw} does not hold images of 28 x 28 with a label from 0 to 9 for each")
     return images, labels, tuple("0123456789" if name == "mnist" else files.classes)
 

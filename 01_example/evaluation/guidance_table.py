@@ -35,7 +35,7 @@ from results import Results
 EXAMPLE = Path(__file__).resolve().parents[1]
 SCALES = (0.0, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 8.0)
 MEASURES = {    # name: axis of the figure, and what the best scale has of it
-    "frechet": ("Frechet distance", min), "sureness": ("sureness", max),
+    "frechet": ("Frechet distance", min), "sureness": ("doubt, 1 - sureness", max),
     "variety": ("variety", None), "recall": ("recall", max)}
 NEIGHBOURS = 3      # of the recall
 
@@ -79,7 +79,7 @@ def measure(judge: Judge, images: Tensor, labels: Tensor) -> dict:
     asked = probabilities.gather(1, labels[:, None])
     real = distance_within(judge.test, judge.labels)
     return judge.measure(images) | {
-        "sureness": round(asked.mean().item(), 4),
+        "sureness": round(asked.double().mean().item(), 6),
         "as asked": round((probabilities.argmax(1) == labels).double().mean().item(), 4),
         "variety": round(distance_within(images, labels) / real, 4),
         "recall": round(recall(features, judge.features), 4)}
@@ -141,12 +141,15 @@ def report(results: Results, args) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     places = range(len(SCALES))
     for ax, (key, (title, _)) in zip(figure.subplots(2, 2).flat, MEASURES.items(), strict=True):
-        means, deviations = zip(*(over_seeds(results, s, key, args) for s in SCALES), strict=True)
+        means, deviations = torch.tensor([over_seeds(results, s, key, args) for s in SCALES]).T
+        real = results.cells["real digits"][key]
+        if key == "sureness":
+            means, real = 1 - means, 1 - real
         ax.errorbar(places, means, deviations, marker="o", ms=4, color="#009E73")
-        ax.axhline(results.cells["real digits"][key], color="#0072B2", ls="--", label="real digits")
+        ax.axhline(real, color="#0072B2", ls="--", label="real digits")
         ax.set(xticks=places, xticklabels=[f"{s:g}" for s in SCALES], xlabel="scale $s$",
                ylabel=title)
-        if key == "frechet":
+        if key in ("frechet", "sureness"):
             ax.set_yscale("log")
             ax.legend()
     results.figure(figure)

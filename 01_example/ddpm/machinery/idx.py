@@ -31,7 +31,7 @@ def check(name: str, raw: Path) -> None:
             there = raw.parents[1] / SETS[owner[0]] / "raw" / owner[1]
             raise OSError(f"{path} is a file of {SETS[owner[0]]}: move it to {there}, where "
                           f"train.py --dataset {owner[0]} reads it")
-        if not shape:
+        if not shape or 0 in shape:
             raise OSError(f"{path} is truncated or damaged: delete it, and it is downloaded again")
         if name in MD5 or len(shape) != (3 if "images" in file else 1):
             raise OSError(f"{path} is a whole file of {describe(shape)}, but not {SETS[name]}'s: "
