@@ -16,7 +16,7 @@ from PIL import Image
 import ddim
 import ddpm
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BACKGROUND = sorted((ROOT / "00_background").glob("*.ipynb"))
 NOTEBOOKS = BACKGROUND + sorted((ROOT / "01_example").rglob("*.ipynb"))
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

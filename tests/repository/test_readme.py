@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import nbformat
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "01_example"
 sys.path.append(str(EXAMPLE))
 
@@ -18,7 +18,9 @@ import benchmark  # noqa: E402
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PARTS = dict(sorted([*((path.stem[:2], path) for path in (ROOT / "00_background").glob("*.ipynb")),
-                     ("08", EXAMPLE / "ddpm/ddpm.ipynb"), ("09", EXAMPLE / "ddim/ddim.ipynb")]))
+                     ("08", EXAMPLE / "ddpm/ddpm.ipynb"), ("09", EXAMPLE / "ddim/ddim.ipynb"),
+                     ("12", EXAMPLE / "guidance/guidance.ipynb")]))
+MAP = (ROOT / "00_background/README.md").read_text(encoding="utf-8")
 BENCHMARK = json.loads((EXAMPLE / "benchmark.json").read_text(encoding="utf-8"))
 
 OURS = "phykn/diffusion_models_tutorial"
@@ -48,24 +50,34 @@ def minutes(path: Path) -> int:
 
 
 def test_the_contents_are_the_parts():
-    """Each row has the number, title and minutes of its notebook, a date, and its four columns."""
-    assert "| | Title | LINK | Update |" in README
+    """Each row has its notebook's number, title, minutes and count of equations, and a date; four
+    columns."""
     rows = table(README, "Contents")
-    assert [row[0] for row in rows] == list(PARTS) == [f"{k:02}" for k in range(1, 11)]
-    for number, title, _, update, time, *_ in rows:
-        assert markdown(PARTS[number]).startswith(f"# {number} {title}\n")
-        assert date.fromisoformat(update)
+    assert "| | Title | LINK | Update |" in README and {len(row) for row in rows} == {4}
+    assert [row[0] for row in rows] == list(PARTS) == [f"{k:02}" for k in range(1, 13)]
+    for number, title, _, update in rows:
+        text = markdown(PARTS[number])
+        name, time, count = re.match(
+            r"\[(.*?)\]\(.*?\)<br><sub>(\d+) minutes, (\d+) equations executed; ", title).groups()
+        assert text.startswith(f"# {number} {name}\n")
+        assert date.fromisoformat(f"20{update.replace('.', '-')}")
         assert int(time) == minutes(PARTS[number])
+        assert int(count) == len(re.findall(r"\\tag\{", text))
+
+
+def test_the_number_of_equations_is_counted():
+    """The README's first lines tell how many equations are executed in all."""
+    told = int(re.search(r"its (\d+) numbered equations", README)[1])
+    assert told == sum(len(re.findall(r"\\tag\{", markdown(path))) for path in PARTS.values())
 
 
 def test_the_contents_lead_to_the_right_files():
-    """nbviewer shows the notebooks, GitHub the examples; Colab and Binder open the notebook."""
-    for number, _, link, _, _, _, run in table(README, "Contents"):
+    """nbviewer shows the background, GitHub the examples; their titles open the notebooks."""
+    for number, title, link, _ in table(README, "Contents"):
         path = PARTS[number].relative_to(ROOT).as_posix()
         shown = NBVIEWER + path if path.startswith("00") else GITHUB + path.rsplit("/", 1)[0]
         assert link.endswith(f"]({shown})")
-        assert f"[Colab]({COLAB}{path})" in run
-        assert f"[Binder]({BINDER}{path.replace('/', '%2F')})" in run
+        assert f"]({NBVIEWER + path if path.startswith('00') else path})" in title
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("**/README.md")),
@@ -78,7 +90,7 @@ def test_addresses_of_this_repository_name_files_that_exist(path):
             assert (ROOT / unquote(target)).exists(), target
 
 
-@pytest.mark.parametrize("number", ["08", "09"])
+@pytest.mark.parametrize("number", ["08", "09", "12"])
 def test_the_examples_say_how_they_run_in_colab(number):
     """The first cell has the two lines that fetch the repository and go to its folder."""
     first = nbformat.read(PARTS[number], as_version=4).cells[0].source
@@ -89,43 +101,20 @@ def test_the_examples_say_how_they_run_in_colab(number):
 
 def test_the_ways_through_add_up():
     """The minutes of an evening and of a weekend are those of the parts named."""
-    for _, do, time in table(README, "Three ways through")[:2]:
-        named = re.findall(r"\b\d\d\b", do)
-        parts = list(PARTS) if " to " in do else named
-        assert int(time.split(",")[0]) == sum(minutes(PARTS[number]) for number in parts)
+    evening, weekend = re.findall(r"^- \*\*An? \w+\*\* \((\d+) minutes", README, re.M)
+    assert int(evening) == sum(minutes(PARTS[number]) for number in ("05", "08", "09"))
+    assert int(weekend) == sum(map(minutes, PARTS.values()))
 
 
-def test_the_speed_table_is_the_benchmarks():
-    """The README's numbers are those of benchmark.json: "the same, optimised" is the row above."""
-    training, sampling = ({row["name"]: row for row in BENCHMARK[kind]} for kind in (
-        "training, images/s", "sampling, network evaluations/s"))
-    told, key = table(README, "How fast it is"), ""
-    for name, *numbers in told:
-        key = f"{key}, optimised" if name == "the same, optimised" else re.split("[,' ]", name)[0]
-        row = training[key]
-        speed, low, high, times, memory = (benchmark.text(row[column]) for column in (
-            "median", "lowest", "highest", "ours is", "peak MiB"))
-        assert numbers == [speed, f"{low} to {high}", times, f"{100 * row['of peak']:.0f}%", memory,
-                           benchmark.text(sampling[key]["images/s"])]
-    assert len(told) == 5 and f"medians of {BENCHMARK['rounds']}" in README
-
-
-def test_the_examples_page_shows_the_whole_benchmark():
+def test_the_page_on_speed_shows_the_whole_benchmark():
     """Each table of benchmark.json, as benchmark.py prints it, and that of minutes.py."""
-    page = (EXAMPLE / "README.md").read_text(encoding="utf-8")
+    page = (EXAMPLE / "speed.md").read_text(encoding="utf-8")
     tables = {title: rows for title, rows in BENCHMARK.items() if isinstance(rows, list)}
     assert len(tables) == 4
     for title, rows in tables.items():
         assert benchmark.markdown(title, rows) in page, title
     minutes = (EXAMPLE / "evaluation/results/minutes.md").read_text(encoding="utf-8")
     assert minutes.startswith("| network | minutes ") and minutes in page
-
-
-def test_the_recipes_are_told_alike():
-    """The two READMEs that list the recipes give the same commands and times."""
-    other = (EXAMPLE / "ddpm/README.md").read_text(encoding="utf-8")
-    rows = [[row[:3] for row in table(text, "Train your own")] for text in (README, other)]
-    assert rows[0] == rows[1] and len(rows[0]) >= 3
 
 
 def test_the_card_agrees_with_the_log():
@@ -140,7 +129,7 @@ def test_the_card_agrees_with_the_log():
 
 def test_the_map_of_equations_names_what_there_is():
     """Each equation of the map is numbered so in its notebook, each function is in the code."""
-    rows = table(README, "Where each equation is used again")
+    rows = table(MAP, "Where each equation is used again")
     assert len(rows) >= 12
     tags = {number: re.findall(r"\\tag\{(\w+)\}", markdown(path)) for number, path in PARTS.items()}
     for where, _, used, _ in rows:
@@ -150,10 +139,11 @@ def test_the_map_of_equations_names_what_there_is():
 
 @pytest.mark.parametrize("heading", ["Symbols", "Where each equation is used again"])
 def test_names_in_the_tables_are_in_the_code(heading):
-    """Each name in the last column is a word of ddpm.py, objectives.py or ddim.py."""
+    """Each name in the last column is a word of the files that hold the algorithms."""
     code = "".join((EXAMPLE / name).read_text(encoding="utf-8")
-                   for name in ("ddpm/ddpm.py", "ddpm/objectives.py", "ddim/ddim.py"))
-    names = re.findall(r"`(\w+)", " ".join(row[-1] for row in table(README, heading)))
+                   for name in ("ddpm/ddpm.py", "ddpm/objectives.py", "ddim/ddim.py",
+                                "guidance/guidance.py"))
+    names = re.findall(r"`(\w+)", " ".join(row[-1] for row in table(MAP, heading)))
     assert names
     for name in names:
         assert re.search(rf"\b{name}\b", code), name

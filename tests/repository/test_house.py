@@ -9,11 +9,12 @@ from urllib.parse import unquote
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "01_example"
 TEXTS = sorted(p for p in [*ROOT.glob("*.md"), *EXAMPLE.rglob("*.md")])
 SCRIPTS = [EXAMPLE / name for name in
-           ("ddpm/train.py", "ddpm/sample.py", "ddim/train.py", "ddim/sample.py", "benchmark.py")]
+           ("ddpm/train.py", "ddpm/sample.py", "ddim/train.py", "ddim/sample.py",
+            "guidance/sample.py", "benchmark.py")]
 SCRIPTS += [p for p in sorted((EXAMPLE / "evaluation").glob("*.py"))
             if "__main__" in p.read_text(encoding="utf-8")]
 
@@ -61,10 +62,46 @@ def test_module_names_are_unique_but_for_the_scripts():
     assert {n for n in names if names.count(n) > 1} == {"train.py", "sample.py"}
 
 
-def test_ddpm_does_not_know_ddim():
-    """The arrow goes from ddim/ to ddpm/ only."""
-    for path in (EXAMPLE / "ddpm").glob("*.py"):
-        assert "ddim" not in imports(path), path
+LESSON = {p.stem: p for p in (EXAMPLE / "ddpm").glob("*.py")}
+MACHINERY = {p.stem: p for p in (EXAMPLE / "ddpm/machinery").glob("[a-z]*.py")}
+
+
+def test_the_arrows_between_the_folders():
+    """guidance/ reaches into ddim/ and ddpm/, ddim/ into ddpm/, and none of them the other way."""
+    modules = {folder: {p.stem for p in (EXAMPLE / folder).glob("*.py")} - {"train", "sample"}
+               for folder in ("ddim", "guidance", "evaluation")}
+    for folder, forbidden in (("ddpm", ("ddim", "guidance", "evaluation")),
+                              ("ddim", ("guidance", "evaluation")), ("guidance", ("evaluation",))):
+        for path in (EXAMPLE / folder).rglob("*.py"):
+            for other in forbidden:
+                assert not imports(path) & modules[other], (path, other)
+
+
+def test_machinery_imports_nothing_of_the_lesson():
+    """Samplers, models and images come to it as arguments."""
+    for path in MACHINERY.values():
+        assert not imports(path) & set(LESSON), path
+
+
+def test_no_circle_of_modules():
+    """Modules of ddpm/ can be put in an order in which each imports earlier ones only."""
+    left = {name: imports(path) & set(LESSON) for name, path in LESSON.items()}
+    while left:
+        free = {name for name, needs in left.items() if not needs & set(left)}
+        assert free, left
+        left = {name: needs for name, needs in left.items() if name not in free}
+
+
+def test_files_are_short():
+    """What a person reads in one sitting: few files in front, short ones, no long function."""
+    assert len(LESSON) <= 9, sorted(LESSON)
+    for name, most in (("ddpm/ddpm.py", 160), ("ddpm/train.py", 200), ("ddim/ddim.py", 120),
+                       ("ddpm/minimal.py", 50)):
+        assert len((EXAMPLE / name).read_text(encoding="utf-8").splitlines()) <= most, name
+    for path in EXAMPLE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 40, (path, node.name)
 
 
 def test_requirements_are_those_that_are_imported():
@@ -74,7 +111,7 @@ def test_requirements_are_those_that_are_imported():
     assert all(re.search(r"[<>=].*  # \w", line) for line in lines)
     known = {"sklearn": "scikit-learn", "PIL": "pillow"}
     optional = {"diffusers", "denoising_diffusion_pytorch"}
-    ours = {p.stem for p in [*EXAMPLE.rglob("*.py"), *(ROOT / "tests").glob("*.py")]}
+    ours = {p.stem for p in [*EXAMPLE.rglob("*.py"), *(ROOT / "tests").rglob("*.py")]}
     ours.add("machinery")
     used = set().union(*map(imports, [*EXAMPLE.rglob("*.py")])) - ours - optional
     used = {known.get(name, name) for name in used - set(sys.stdlib_module_names)}
@@ -90,11 +127,13 @@ def test_links_of_the_texts_lead_somewhere(path):
         assert (path.parent / unquote(target)).exists(), target
 
 
-def test_the_readme_begins_with_the_two_commands_and_ci_runs_the_second():
-    """The README's first code blocks draw digits and run the tests; .ci/run does the same."""
+def test_the_readme_begins_with_the_command_that_draws_and_ci_runs_its_tests():
+    """The README's first code block draws digits, another runs the tests, as .ci/run does."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    first, second = re.findall(r"```(?:bash|sh)?\n(.*?)```", readme, re.S)[:2]
-    assert first.strip() == "pip install -r requirements.txt && python 01_example/ddim/sample.py"
+    first, *blocks = re.findall(r"```(?:bash|sh)?\n(.*?)```", readme, re.S)
+    assert first.strip() == (
+        "pip install -r requirements.txt && python 01_example/ddim/sample.py --eta 1")
+    second = next(block for block in blocks if "pytest" in block)
     assert second.strip() == "pip install -r requirements.txt && pytest"
     ci = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
     assert "pip install --quiet -r requirements.txt" in ci and ci[-1] == "pytest"
