@@ -3,7 +3,7 @@ r"""Are the samples copies? Each beside the training digit nearest to it, and ho
     python 01_example/evaluation/nearest.py
 
 draws 1000 digits from the shipped model in 50 steps with DDPM's noise (DDIM with eta = 1), in about
-2 minutes on one CPU core, and writes into 01_example/evaluation/results/ what notebook 08 shows:
+4 minutes on one CPU core, and writes into 01_example/evaluation/results/ what notebook 08 shows:
 nearest.json, the distances to the nearest training digit of samples and of test digits, Frechet
 distance, classes and confidence; and nearest.png, the first samples above their nearest digits.
 """
