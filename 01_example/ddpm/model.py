@@ -16,6 +16,7 @@ from objectives import OBJECTIVES
 from unet import UNet
 
 SHIPPED = Path(__file__).resolve().parents[1] / "weights" / "mnist.safetensors"
+WITH_CLASSES = SHIPPED.with_name("mnist_classes.safetensors")     # what guidance/ needs
 
 Sampler = Callable[..., Iterator[Tensor]]   # sampler(eps_model, x_T, alpha_bar, generator=...)
 

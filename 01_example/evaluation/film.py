@@ -24,7 +24,7 @@ from machinery.devices import device_flag
 from machinery.drawing import generator_of
 from machinery.files import prepare, write
 from machinery.pictures import gif, grid
-from model import SHIPPED, Model
+from model import WITH_CLASSES, Model
 
 STEPS, EVERY = 200, 4       # hops of DDIM with eta = 1, and those of a frame
 
@@ -48,10 +48,10 @@ def frames(model: Model, labels: Tensor, seed: int) -> list[Tensor]:
 def main(argv: list[str] | None = None) -> None:
     """Draws and writes. Raises: OSError for a file that cannot be read or written."""
     parser = Parser(__doc__)
-    parser.add_argument("--weights", type=Path, default=SHIPPED,
+    parser.add_argument("--weights", type=Path, default=WITH_CLASSES,
                         help="a model.safetensors of train.py that knows classes")
     parser.add_argument("--width", type=count_flag, default=800, help="of the film, in pixels")
-    parser.add_argument("--out", type=Path, default=SHIPPED.with_name("digits.gif"),
+    parser.add_argument("--out", type=Path, default=WITH_CLASSES.with_name("digits.gif"),
                         help="the file to write")
     parser.add_argument("--seed", type=seed_flag, default=0, help="of the noise")
     parser.add_argument("--device", type=device_flag, default="auto", help="auto, cpu, cuda or mps")

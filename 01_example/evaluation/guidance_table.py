@@ -29,7 +29,7 @@ from judge import LEAST, Judge
 from machinery.cli import Parser, count_flag, fraction_flag, run, seed_flag
 from machinery.devices import device_flag
 from machinery.weights import digest
-from model import SHIPPED, Model
+from model import WITH_CLASSES, Model
 from results import Results
 
 EXAMPLE = Path(__file__).resolve().parents[1]
@@ -158,7 +158,7 @@ def report(results: Results, args) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Fills the table. Raises: OSError for a file that cannot be read or written."""
     parser = Parser(__doc__)
-    parser.add_argument("--weights", type=Path, default=SHIPPED, help="a model.safetensors")
+    parser.add_argument("--weights", type=Path, default=WITH_CLASSES, help="a model.safetensors")
     parser.add_argument("--n", type=count_flag, default=2000, help="images of each cell, of ten "
                         "classes")
     parser.add_argument("--n-best", type=count_flag, metavar="N", help="images of the best scales; "

@@ -21,7 +21,7 @@ from guidance import classifier_free
 from machinery.cli import count_flag, fraction_flag, run
 from machinery.drawing import labels_asked, prepare_outputs, sampling_parser, save
 from machinery.processes import group
-from model import SHIPPED, Model
+from model import WITH_CLASSES, Model
 
 
 def scale_flag(text: str) -> float:
@@ -34,7 +34,7 @@ def scale_flag(text: str) -> float:
 
 def main(argv: list[str] | None = None) -> None:
     """Draws --n images. Raises: OSError for a file that cannot be read or written."""
-    parser = sampling_parser(__doc__, SHIPPED)
+    parser = sampling_parser(__doc__, WITH_CLASSES)
     parser.set_defaults(label="all")
     parser.add_argument("--scale", type=scale_flag, default=2.0,
                         help="s: 0 does not ask, 1 asks plainly, more asks more loudly")
