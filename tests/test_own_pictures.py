@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from scripts import Trap, command, names, pickled
 
 import data
-import own_pictures
+from machinery import own_pictures
 
 FLAGS = ["--width", 8, "--timesteps", 12, "--batch-size", 4, "--epochs", 1, "--device", "cpu"]
 

@@ -9,8 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-import own_pictures
-from machinery import idx
+from machinery import idx, own_pictures
 
 FOLDER = Path(__file__).resolve().parents[2] / "data"   # the repository's data/, which git ignores
 
