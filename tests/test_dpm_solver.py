@@ -214,6 +214,8 @@ def test_float32_stays_float32(randn):
     x = randn(3, 2).float()
     states = list(sample(lambda x, t: x, x, SCHEDULES["linear"], [5, 300, 1000]))
     assert [state.dtype for state in states] == 3 * [torch.float32]
+    t = torch.tensor([900, 30, 2])
+    assert dpm_step(x, x, t, t // 2, SCHEDULES["linear"]).dtype == torch.float32
 
 
 # --- the script -----------------------------------------------------------------------------------
