@@ -66,7 +66,7 @@ def ends(processes: list[subprocess.Popen]) -> list[Result]:
 def small(batch_size: int):
     """A training of the small digits in float32 that has not begun, and its batches in order."""
     from training import Training
-    config = Config(seed=3, width=8, size=8, batch_size=batch_size, epochs=2)
+    config = Config(seed=3, width=8, size=8, lr=1e-3, batch_size=batch_size, epochs=2)
     training = Training(config, digits()[0], torch.device("cpu"))
     example = torch.zeros(1, 1, 8, 8), torch.ones(1)
     training.model = group_module.ddp(training.network, *example)
@@ -247,7 +247,8 @@ def test_the_work_is_shared_without_overlap(monkeypatch, world):
     """Each process draws its own batches only; together they are what one process draws."""
     drawn = []
 
-    def states(generators):
+    def states(numbers, generators):
+        assert len(numbers) == len(generators)
         drawn.append([generator.initial_seed() for generator in generators])
         x_T = torch.cat([torch.randn(1, 1, 8, 8, generator=g) for g in generators])
         yield from (x_T, x_T / 2, x_T / 4)

@@ -73,7 +73,7 @@ class Training:
         self.config, self.images = config, images.to(device)    # the whole set, on the device
         self.network = self.make_network().to(device, memory_format=torch.channels_last)
         self.labels = labels.to(device) if config.classes else None
-        example = to_unit(self.images[:1]), torch.ones(1, device=device)
+        example = to_unit(self.images[:1]), torch.ones(1, dtype=torch.int64, device=device)
         self.model = autocast(ddp(self.network, *example))      # what learns, on all processes
         self.ema = copy.deepcopy(self.network).requires_grad_(False)
         self.optimizer = self.make_optimizer()
