@@ -15,7 +15,7 @@ from ddpm import EpsModel, Generators, at, noise_like, per_image, predict_x_0, q
 
 def ddim_step(x_t: Tensor, t: int | Tensor, s: int | Tensor, eps: Tensor, z: Tensor,
               alpha_bar: Tensor, eta: float, clip: bool = False) -> Tensor:
-    """x_s from x_t and its predicted noise eps, for times 0 <= s < t (equations 12, 16).
+    """x_s from x_t and its predicted noise eps, for 0 <= s < t (equations 12 and 16).
 
     eta = 0 adds no noise, eta = 1 as much as DDPM: from t to t - 1 it is then DDPM's
     step. `clip` brings the predicted x_0 back to [-1, 1], where images live, and
