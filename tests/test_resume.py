@@ -355,7 +355,7 @@ def test_losses_that_are_read_together_are_told_apart(training):
 def test_losses_are_read_when_it_pauses(training):
     """With a pause every 3 steps, an epoch of 5 steps has two, and a mean over all its losses."""
     training.read_every, steps, losses, update = 3, [], [], training.update
-    training.update = lambda x_0: losses.append(update(x_0)) or losses[-1]
+    training.update = lambda *batch: losses.append(update(*batch)) or losses[-1]
     training.epoch(lambda: steps.append((training.step, len(training.log))))
     assert steps == [(3, 0), (5, 1)] and len(losses) == 5
     assert training.log[0]["loss"] == round(float(torch.stack(losses).double().mean()), 5)
