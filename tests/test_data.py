@@ -256,3 +256,11 @@ def test_file_without_images_is_damaged(sets):
     path = folder / "KMNIST" / "raw" / NAMES[0]
     path.write_bytes(idx_file(torch.ones(0, 28, 28)))
     assert refusal("kmnist", folder).startswith(f"{path} is truncated or damaged")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_images_that_are_not_finite_are_not_drawn_as_black(value):
+    x = torch.zeros(2, 1, 4, 4)
+    x[1, 0, 2, 3] = value
+    with pytest.raises(FloatingPointError, match="not finite"):
+        data.to_uint8(x)

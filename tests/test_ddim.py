@@ -500,3 +500,11 @@ def test_times_that_do_not_increase_within_the_chain_are_refused(tau, randn):
     for run in (sample, encode):
         with pytest.raises(ValueError, match="tau must increase"):
             next(run(lambda x, t: x, x, alpha_bar, tau))
+
+
+@pytest.mark.parametrize(("b", "share"), [(1, -0.1), (1, 1.1), (1, float("nan")), (2, 0.5)])
+def test_slerp_refuses_what_is_no_arc(randn, b, share):
+    """A share outside 0..1, and two noises of one direction."""
+    a = randn(2, 9)
+    with pytest.raises(ValueError, match="arc"):
+        slerp(a, randn(2, 9) if b == 1 else 2 * a, share)

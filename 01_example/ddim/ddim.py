@@ -110,9 +110,11 @@ def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
     """The point at that share, 0..1, of the arc from a to b, (N, ...), image by image.
 
     Spherical interpolation (appendix D.5) keeps the length of noise, which a straight mixture of
-    a and b would lose. a and b are no multiples of each other.
+    a and b would lose. Raises: ValueError for a share outside 0..1, or multiples of each other.
     """
     assert a.shape == b.shape
-    angle = torch.cosine_similarity(a.flatten(1), b.flatten(1)).acos()
+    angle = torch.cosine_similarity(a.flatten(1), b.flatten(1)).clamp(-1, 1).acos()
+    if not 0 <= share <= 1 or (angle.sin() < 1e-3).any():
+        raise ValueError(f"no arc has a point at {share}, or the noises are multiples")
     return (per_image(((1 - share) * angle).sin() / angle.sin(), a) * a
             + per_image((share * angle).sin() / angle.sin(), b) * b)

@@ -51,7 +51,12 @@ def to_unit(images: Tensor) -> Tensor:
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """[-1, 1] to uint8 0..255, rounded; what lies outside is cut off."""
+    """[-1, 1] to uint8 0..255, rounded; what lies outside is cut off.
+
+    Raises: FloatingPointError if a number is not finite, which would be drawn as black.
+    """
+    if not x.isfinite().all():
+        raise FloatingPointError("the images hold numbers that are not finite")
     return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
