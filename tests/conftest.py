@@ -14,6 +14,8 @@ sys.path[:0] = [str(EXAMPLE / "ddpm"), str(EXAMPLE / "ddim")]    # plain folders
 
 _matplotlib = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
 os.environ.setdefault("MPLCONFIGDIR", _matplotlib.name)
+if "PYTEST_XDIST_WORKER" in os.environ:                     # a core each, so a thread each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch  # noqa: E402
 from scripts import call, trained, weights  # noqa: E402, F401

@@ -266,12 +266,12 @@ def test_bad_usage_ends_in_one_line(small, argv, words, capsys):
 # --- costs.py -------------------------------------------------------------------------------------
 
 def test_costs_are_what_the_readme_shows(capsys):
-    """Both tables of the page in 01_example/README.md are what costs.py prints."""
+    """Both tables of the page on speed are what costs.py prints."""
     import_torchvision()                                        # diffusers imports it
     pytest.importorskip("diffusers")
     costs.main([])
     printed = capsys.readouterr().out.strip()
-    readme = (EXAMPLE / "README.md").read_text(encoding="utf-8")
+    readme = (EXAMPLE / "speed.md").read_text(encoding="utf-8")
     assert all(table in readme for table in printed.split("\n\n"))
 
 

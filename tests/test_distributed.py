@@ -125,7 +125,7 @@ def as_process(rank: int, task: Callable, world: int, port: int, folder: str, ou
 
 
 def test_two_processes_learn_what_one_learns(tmp_path):
-    """The averaged gradient is the whole batch's, and six steps lead to the same weights."""
+    """The averaged gradient is the whole batch's, and six steps lead to nearly the same weights."""
     (tmp_path / "one").mkdir()
     learn(tmp_path / "one")
     mp.spawn(as_process, (learn, 2, free_port(), str(EXAMPLE / "ddpm"), tmp_path), nprocs=2)
@@ -137,6 +137,9 @@ def test_two_processes_learn_what_one_learns(tmp_path):
     for name in ("loss", "gradient", "weights", "average"):
         assert torch.equal(first[name], second[name]), name
         error = (first[name] - one[name]).norm() / one[name].norm()
+        assert error < 5e-3, (name, error)              # Muon enlarges the last digits step by step
+    for name in ("loss", "gradient"):                   # before the first step
+        error = (first[name][0] - one[name][0]).norm() / one[name][0].norm()
         assert error < 1e-5, (name, error)
 
 

@@ -459,7 +459,7 @@ def test_own_pictures_are_passed_over_until_10000_steps(shapes):
     mine = data.load(str(shapes))
     assert (mine.epochs(6), mine.epochs(4), mine.epochs(2)) == (10_000, 10_000, 3_334)
     named = {name: mine._replace(name=name).epochs(2) for name in data.EPOCHS}
-    assert named == {"mnist": 30, "fashion": 30, "kmnist": 30, "digits": 150}
+    assert named == {"mnist": 30, "fashion": 30, "kmnist": 30, "digits": 40}
 
 
 def test_training_on_a_folder_in_colour(call, shapes, tmp_path):

@@ -13,7 +13,7 @@ from machinery import idx, own_pictures
 
 FOLDER = Path(__file__).resolve().parents[2] / "data"   # the repository's data/, which git ignores
 
-EPOCHS = {"mnist": 30, "fashion": 30, "kmnist": 30, "digits": 150}
+EPOCHS = {"mnist": 30, "fashion": 30, "kmnist": 30, "digits": 40}
 STEPS = 10_000      # for your own pictures: as many epochs as make so many steps
 
 HELP = {            # of train.py's flags that are about data
