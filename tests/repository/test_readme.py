@@ -2,6 +2,7 @@
 import csv
 import json
 import re
+import subprocess
 import sys
 from datetime import date
 from pathlib import Path
@@ -157,3 +158,13 @@ def test_every_reference_is_cited_where_it_is_used():
     assert len(addresses) >= 20
     for address in addresses:
         assert f"({address})" in texts, address
+
+
+@pytest.mark.parametrize("name", ["ddim", "guidance"])
+def test_the_python_of_the_pages_runs(name):
+    """What a page shows as Python runs as it stands, from the page's folder."""
+    page = EXAMPLE / name / "README.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+    assert blocks
+    for block in blocks:
+        subprocess.run([sys.executable, "-c", block], cwd=page.parent, check=True)
