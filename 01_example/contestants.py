@@ -1,4 +1,4 @@
-"""Whom benchmark.py measures: ours, ours with one optimisation taken away, and two packages.
+"""What benchmark.py measures: ours, ours with one optimisation taken away, and two packages.
 
 A contestant is made from a batch size and a device, and has two methods: learn() trains on a batch,
 hop() takes a batch of samples one hop of DDIM on.

@@ -38,10 +38,7 @@ def ddim_step(x_t: Tensor, t: int | Tensor, s: int | Tensor, eps: Tensor, z: Ten
 def sigma_hat_step(x_t: Tensor, t: int | Tensor, s: int | Tensor, eps: Tensor, z: Tensor,
                    alpha_bar: Tensor, eta: float, clip: bool = False) -> Tensor:
     """ddim_step with the larger noise sigma-hat, sqrt(1 - a_t / a_s), of DDPM's beta (section 5).
-
-    Only the noise is larger: the factor of eps keeps the sigma of eta (the paper takes eta = 1). A
-    step to s = 0 adds no noise.
-    """
+    The factor of eps keeps the sigma of eta (the paper's is 1). A step to s = 0 adds no noise."""
     sigma_hat = (1 - at(alpha_bar, t) / at(alpha_bar, s)).sqrt() * (s > 0)
     quiet = ddim_step(x_t, t, s, eps, torch.zeros_like(z), alpha_bar, eta, clip)
     return quiet + per_image(sigma_hat, x_t) * z
@@ -50,10 +47,9 @@ def sigma_hat_step(x_t: Tensor, t: int | Tensor, s: int | Tensor, eps: Tensor, z
 def subsequence(T: int, S: int, kind: str = "linear") -> list[int]:
     """S of the times 1..T, increasing, the last one T: tau of appendix D.2.
 
-    `linear` takes floor(c i) and `quadratic` floor(c i^2) for i = 1..S, with c such that the last
-    is T; where the squares are so dense that times would repeat, the i-th time is i.
-    Raises: ValueError unless 1 <= S <= T, or for another kind.
-    """
+    `linear` takes floor(c i) and `quadratic` floor(c i^2), i = 1..S, with c such that the last is
+    T; where times would repeat, the i-th is i. Raises: ValueError unless 1 <= S <= T, or for
+    another kind."""
     if not 1 <= S <= T:
         raise ValueError(f"a chain of T = {T} times has no sub-sequence of S = {S}")
     if kind == "linear":
@@ -67,8 +63,7 @@ def check_times(tau: list[int], alpha_bar: Tensor) -> None:
     """Raises: ValueError unless 1 <= tau_1 < ... < tau_S <= T, as the paper counts."""
     T = len(alpha_bar) - 1
     if not tau or list(tau) != sorted(set(tau)) or not 1 <= tau[0] <= tau[-1] <= T:
-        raise ValueError(f"tau must increase, from at least 1 to at most T = {T}: take "
-                         f"subsequence({T}, S); {list(tau)[:3]}... counts from 0, or downwards")
+        raise ValueError(f"tau must increase within 1..{T}, as subsequence's: {list(tau)[:3]}...")
 
 
 @torch.no_grad()
