@@ -1,18 +1,23 @@
-"""Notebook 08 shows the course's own code: its definitions are those of the files, line by line."""
+"""Notebooks 08 and 09 show the course's own code: their definitions are those of the files, line by
+line."""
 import ast
 from pathlib import Path
 
 import nbformat
 import pytest
 
-DDPM = Path(__file__).resolve().parents[1] / "01_example" / "ddpm"
-SHOWN = {
-    "unet": ["zero", "time_embedding", "ResBlock", "Attention", "UNet"],
-    "ddpm": ["cosine_schedule", "_alpha_bar", "per_image", "q_sample", "l_simple", "predict_x_0",
-             "q_posterior", "ddpm_step", "sample"],
-    "training": ["algorithm_1", "clip_gradients", "update_ema"],
-    "objectives": ["v_target", "v_to_eps"],
+EXAMPLE = Path(__file__).resolve().parents[1] / "01_example"
+SHOWN = {    # folder, whose notebook has its name: file, what of it is shown
+    "ddpm": {
+        "unet": ["zero", "time_embedding", "ResBlock", "Attention", "UNet"],
+        "ddpm": ["cosine_schedule", "_alpha_bar", "per_image", "q_sample", "l_simple",
+                 "predict_x_0", "q_posterior", "ddpm_step", "sample"],
+        "training": ["algorithm_1", "clip_gradients", "update_ema"],
+        "objectives": ["v_target", "v_to_eps"],
+    },
+    "ddim": {"ddim": ["ddim_step", "sample"], "dpm_solver": []},
 }
+each_notebook = pytest.mark.parametrize("folder", SHOWN)
 
 
 def definitions(text: str) -> dict[str, list[str]]:
@@ -25,37 +30,56 @@ def definitions(text: str) -> dict[str, list[str]]:
     return found
 
 
-def cells() -> list[str]:
-    """The sources of the notebook's code cells."""
-    notebook = nbformat.read(DDPM / "ddpm.ipynb", as_version=4)
+def cells(folder: str) -> list[str]:
+    """The sources of the code cells of a folder's notebook."""
+    notebook = nbformat.read(EXAMPLE / folder / f"{folder}.ipynb", as_version=4)
     return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def in_file(module: str) -> dict[str, list[str]]:
+def nodes(folder: str) -> list[ast.AST]:
+    """All that the code cells say, as syntax."""
+    return [node for cell in cells(folder) for node in ast.walk(ast.parse(cell))]
+
+
+def in_file(folder: str, module: str) -> dict[str, list[str]]:
     """The definitions of one of the course's files."""
-    return definitions((DDPM / f"{module}.py").read_text(encoding="utf-8"))
+    return definitions((EXAMPLE / folder / f"{module}.py").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize(("module", "name"), [(m, n) for m, names in SHOWN.items() for n in names])
-def test_the_notebook_shows_the_files_own_lines(module, name):
+def names(folder: str) -> set[str]:
+    """What a notebook shows."""
+    return {name for shown in SHOWN[folder].values() for name in shown}
+
+
+@pytest.mark.parametrize(("folder", "module", "name"), [
+    (f, m, n) for f, modules in SHOWN.items() for m, shown in modules.items() for n in shown])
+def test_the_notebook_shows_the_files_own_lines(folder, module, name):
     """Defined once in the notebook, with the same lines as in the file, each of 88 columns."""
-    shown = [found[name] for found in map(definitions, cells()) if name in found]
+    shown = [found[name] for found in map(definitions, cells(folder)) if name in found]
     assert len(shown) == 1
-    assert shown[0] == in_file(module)[name]
+    assert shown[0] == in_file(folder, module)[name]
     assert max(map(len, shown[0])) <= 88
 
 
-def test_nothing_else_of_these_files_is_defined_anew():
+@each_notebook
+def test_nothing_else_of_these_files_is_defined_anew(folder):
     """A definition of the notebook that has a name of these files is one of those compared."""
-    ours = {name for found in map(definitions, cells()) for name in found}
-    theirs = {name for module in SHOWN for name in in_file(module)}
-    assert ours & theirs == {name for names in SHOWN.values() for name in names}
+    ours = {name for found in map(definitions, cells(folder)) for name in found}
+    theirs = {name for module in SHOWN[folder] for name in in_file(folder, module)}
+    assert ours & theirs == names(folder)
 
 
-def test_what_is_shown_is_not_imported():
+@each_notebook
+def test_what_is_shown_is_not_imported(folder):
     """The notebook runs the definitions that it shows: it imports none of them by name."""
-    nodes = [node for cell in cells() for node in ast.walk(ast.parse(cell))]
-    imported = {alias.name for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))
-                for alias in node.names}
-    assert not imported & {name for names in SHOWN.values() for name in names}
-    assert not imported & {"unet", "training", "objectives"}
+    imported = {alias.name for node in nodes(folder)
+                if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names}
+    assert not imported & names(folder)
+    if folder == "ddpm":
+        assert not imported & {"unet", "training", "objectives"}
+
+
+def test_ddims_own_sampler_is_asked_once():
+    """For the first picture, before notebook 09 has defined its own."""
+    assert [node.attr for node in nodes("ddim") if isinstance(node, ast.Attribute)
+            and getattr(node.value, "id", "") == "ddim"] == ["sample"]

@@ -94,12 +94,10 @@ class Training:
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """Muon for what is a matrix inside the network, Adam for the rest; the peak rates."""
-        network, lr = self.network, self.config.lr
-        outer = [network.stem.weight, network.head.weight]
-        outer += [network.label.weight] if self.config.classes else []
-        is_inner = [p.ndim > 1 and all(p is not q for q in outer) for p in network.parameters()]
-        matrices, others = ([p for p, inner in zip(network.parameters(), is_inner, strict=True)
-                             if inner == wanted] for wanted in (True, False))
+        outer = "stem.weight", "head.weight", "label.weight"
+        named, lr = list(self.network.named_parameters()), self.config.lr
+        matrices = [p for name, p in named if p.ndim > 1 and name not in outer]
+        others = [p for name, p in named if p.ndim == 1 or name in outer]
         return Muon(matrices, others, lr, ADAM_SHARE * lr)
 
     def progress(self) -> float:

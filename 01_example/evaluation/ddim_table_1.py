@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from data import FOLDER
 from ddim import ddim_step, sigma_hat_step
-from judge import LEAST, Judge
+from judge import Judge, check_count
 from machinery.cli import Parser, count_flag, run, seed_flag
 from machinery.devices import device_flag
 from machinery.weights import digest
@@ -114,8 +114,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data-dir", type=Path, default=FOLDER, help="where MNIST is")
     parser.add_argument("--device", type=device_flag, default="auto", help="auto, cpu, cuda or mps")
     args = parser.parse_args(argv)
-    if not LEAST <= args.n <= 60_000:
-        parser.error(f"--n {args.n}: take from {LEAST}, for a covariance of 96 features, to 60,000")
+    check_count(args.n, parser)
     model = Model.load(args.weights, args.device)
     if model.config.dataset != "mnist" or model.T != ALL_STEPS:
         parser.error(f"--weights {args.weights}: the table needs a model of mnist with T = 1000")

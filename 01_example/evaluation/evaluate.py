@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from data import FOLDER
-from judge import LEAST, Judge, summary
+from judge import Judge, check_count, summary
 from machinery.cli import Parser, count_flag, fraction_flag, run, seed_flag
 from machinery.devices import device_flag
 from machinery.files import prepare, write
@@ -49,9 +49,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, Parser]:
     parser.add_argument("--data-dir", type=Path, default=FOLDER, help="where MNIST is")
     parser.add_argument("--device", type=device_flag, default="auto", help="auto, cpu, cuda or mps")
     args = parser.parse_args(argv)
-    if not LEAST <= args.n <= 60_000:
-        parser.error(f"--n {args.n}: take {LEAST} or more, for a covariance of 96 features, and no "
-                     "more than the 60,000 real images to compare with")
+    check_count(args.n, parser)
     if args.json:
         prepare(args.json)
     return args, parser

@@ -7,10 +7,19 @@ from torch import Tensor
 from classifier import SHIPPED, accuracy, classify, fit, load_classifier
 from data import FOLDER, mnist, mnist_with_labels
 from frechet import frechet_distance, standard_error
+from machinery.cli import Parser
 
 LEAST = 120              # samples: with a tenth left out still more than there are features
+MOST = 60_000            # the real images that the floor draws from
 FLOOR_DRAWS = 5          # sets of training images that stand for perfect samples
 SHOWN = 300_000          # images that a classifier sees while it learns from samples
+
+
+def check_count(n: int, parser: Parser) -> None:
+    """Refuses, with exit status 2, a number of samples that cannot be judged."""
+    if not LEAST <= n <= MOST:
+        parser.error(f"--n {n}: take {LEAST} or more, for a covariance of 96 features, and no more "
+                     f"than the {MOST:,} real images to compare with")
 
 
 class Judge:

@@ -22,7 +22,7 @@ from torch import Tensor
 import ddim
 import dpm_solver
 from data import FOLDER
-from judge import LEAST, Judge
+from judge import Judge, check_count
 from machinery.cli import Parser, count_flag, run, seed_flag
 from machinery.devices import device_flag
 from machinery.weights import digest
@@ -110,8 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data-dir", type=Path, default=FOLDER, help="where MNIST is")
     parser.add_argument("--device", type=device_flag, default="auto", help="auto, cpu, cuda or mps")
     args = parser.parse_args(argv)
-    if not LEAST <= args.n <= 60_000:
-        parser.error(f"--n {args.n}: take from {LEAST}, for a covariance of 96 features, to 60,000")
+    check_count(args.n, parser)
     if not 2 <= args.pairs <= args.n:
         parser.error(f"--pairs {args.pairs}: take from 2 to --n {args.n}")
     model = Model.load(args.weights, args.device)
